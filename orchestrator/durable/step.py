@@ -1,0 +1,114 @@
+"""What a step is, as it is declared."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from orchestrator.durable.errors import StepError
+from orchestrator.durable.key import JSON, canonical
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""What a step or a run may be called: it becomes part of paths in the store."""
+
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """What a step takes while it runs; never part of its key."""
+
+    cpus: float = 1
+    """CPUs of the step's own Ray task; 0 when all work is done by workers it starts."""
+
+    gpus: float = 0
+    worker_cpus: float = 0
+    """CPUs of the Ray workers that the step starts itself, all together."""
+
+    worker_gpus: float = 0
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+    @property
+    def all_cpus(self) -> float:
+        """CPUs that are taken while the step runs."""
+        return self.cpus + self.worker_cpus
+
+    @property
+    def all_gpus(self) -> float:
+        """GPUs that are taken while the step runs."""
+        return self.gpus + self.worker_gpus
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Retry:
+    """How often a step is tried again, by class of failure; each class has its own budget."""
+
+    system: int = 3
+    """After a lost worker, node or object, or a full disk."""
+
+    preemption: int = 16
+    """After a machine that was taken away: losing spot nodes is not a fault."""
+
+    transient: int = 3
+    """After a refused connection or a timeout."""
+
+    backoff_s: float = 1.0
+    """Wait before the first retry; doubles each time, up to a minute."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class External:
+    """Data or a model that the user brings: known by its digest, found at its path."""
+
+    digest: str
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One durable unit of a run: a function of parameters and input artifacts."""
+
+    name: str
+    """Unique in a run; becomes part of paths, such as ``"finetune-mod"``."""
+
+    function: str
+    """``"module:function"`` taking a ``StepContext``; imported only where it runs."""
+
+    params: Mapping[str, JSON] = field(default_factory=dict)
+    """What the result depends on."""
+
+    inputs: Mapping[str, str | External] = field(default_factory=dict)
+    """Input name to the producing step's name, or to data from outside."""
+
+    settings: Mapping[str, JSON] = field(default_factory=dict)
+    """What the result does not depend on: worker counts, addresses, intervals. Not recorded."""
+
+    version: int = 1
+    """Raise it when the step comes to mean something else."""
+
+    resources: Resources = Resources()
+    retry: Retry = Retry()
+
+    validate: str | None = None
+    """``"module:function"`` for a step with an effect outside the store, such as a registered
+    model: called before reuse with the ``Artifact`` and the settings, it returns whether the
+    effect is still there. If not, the step runs again and a next generation of its manifest
+    takes the place of the last."""
+
+    def __post_init__(self) -> None:
+        for name in (self.name, *self.inputs):
+            if not NAME.fullmatch(name):
+                raise StepError(self.name, f"name must match {NAME.pattern}, got {name!r}")
+        for function in (self.function, self.validate):
+            if function is not None and not _FUNCTION.fullmatch(function):
+                raise StepError(self.name, f'expected "package.module:function", got {function!r}')
+        if self.version < 1:
+            raise StepError(self.name, f"version must be at least 1, got {self.version}")
+        try:
+            canonical(self.params, "params")
+            canonical(self.settings, "settings")
+        except (TypeError, ValueError) as error:
+            raise StepError(self.name, str(error)) from error
