@@ -1,0 +1,73 @@
+"""The command line: verbs come from the entry point group ``gammaray.commands``.
+
+A verb is a module with a docstring, ``configure(parser)`` and ``execute(args) -> int``.
+This file is the only place that reads environment variables on their behalf.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from enum import IntEnum
+from importlib.metadata import entry_points
+from types import ModuleType
+
+from orchestrator.durable import DurableError
+from orchestrator.errors import PreflightError, RecipeError
+from workloads.errors import WorkloadError
+
+
+class ExitCode(IntEnum):
+    """What a shell learns from a verb."""
+
+    DONE = 0
+    FAILED = 1
+    WRONG_USAGE = 2
+    RESUMABLE = 3
+    INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``gammaray``; returns its exit code."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        return int(args.execute(args))
+    except KeyboardInterrupt:
+        _say("interrupted; the same command continues from here")
+        return ExitCode.INTERRUPTED
+    except (RecipeError, PreflightError) as error:
+        _say(str(error))
+        return ExitCode.WRONG_USAGE
+    except WorkloadError as error:
+        _say(str(error))
+        return ExitCode.WRONG_USAGE
+    except DurableError as error:
+        _say(str(error))
+        return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gammaray",
+        description="Turns a dense multimodal LLM into a Mixture-of-Depths one, as one durable run.",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, module in sorted(_verbs().items()):
+        summary = (module.__doc__ or "").strip().splitlines()[0]
+        verb = verbs.add_parser(name, help=summary, description=summary)
+        module.configure(verb)
+        verb.set_defaults(execute=module.execute, environment=dict(os.environ))
+    return parser
+
+
+def _verbs() -> dict[str, ModuleType]:
+    return {entry.name: entry.load() for entry in entry_points(group="gammaray.commands")}
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"gammaray: {text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""The chain of a run, readable top to bottom: which step depends on what.
+
+Stages are named by import path and imported only where they run, so that deciding that
+everything is reused costs neither torch nor Ray.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.durable import External, Resources, Step
+from orchestrator.recipe import DigitsData, GammaMoD, Recipe, Training
+from orchestrator.sources import Fingerprints
+from workloads.models.locate import resolve_model
+
+def build_steps(
+    recipe: Recipe, fingerprints: Fingerprints, *, tracking_uri: str
+) -> tuple[Step, ...]:
+    """Turn a recipe into durable steps, in an order in which they can run.
+
+    Raises:
+        PreflightError: If the model or data that the recipe names is not there.
+    """
+    base = _base_model(recipe, fingerprints)
+    workers = recipe.workers.model_dump()
+    mlflow = {"tracking_uri": tracking_uri, "experiment": recipe.tracking.experiment}
+    evaluate = recipe.evaluate.model_dump()
+    return (
+        _data(recipe, fingerprints),
+        _training("align", "orchestrator.stages.align:align", recipe, recipe.align, base),
+        Step(
+            name="arank",
+            function="orchestrator.stages.arank:arank",
+            params={"seed": recipe.seed, **recipe.arank.model_dump()},
+            inputs={"model": "align", "data": "data"},
+            settings={**workers, "workers": recipe.workers.arank},
+            resources=_coordinator(recipe, recipe.workers.arank),
+        ),
+        Step(
+            name="convert",
+            function="orchestrator.stages.convert:convert",
+            params={"mod": recipe.mod.model_dump(mode="json")},
+            inputs={"model": "align"} | _layer_choice(recipe),
+        ),
+        *(
+            _training(name, "orchestrator.stages.finetune:finetune", recipe, recipe.finetune, model)
+            for name, model in (("finetune-dense", "align"), ("finetune-mod", "convert"))
+        ),
+        *(
+            Step(
+                name=f"evaluate-{twin}",
+                function="orchestrator.stages.evaluate:evaluate",
+                params=evaluate,
+                inputs={"model": f"finetune-{twin}", "data": "data"},
+                resources=_one_worker(recipe),
+            )
+            for twin in ("dense", "mod")
+        ),
+        Step(
+            name="efficiency",
+            function="orchestrator.stages.efficiency:efficiency",
+            params=recipe.efficiency.model_dump(),
+            inputs={"dense": "finetune-dense", "mod": "finetune-mod", "data": "data"},
+            resources=_one_worker(recipe),
+        ),
+        Step(
+            name="register",
+            function="orchestrator.stages.register:register",
+            params=recipe.register_as.model_dump(),
+            inputs={
+                "model": "finetune-mod",
+                "evaluation": "evaluate-mod",
+                "dense_evaluation": "evaluate-dense",
+                "efficiency": "efficiency",
+            },
+            settings=mlflow,
+            validate="orchestrator.stages.register:is_registered",
+        ),
+        Step(
+            name="report",
+            function="orchestrator.stages.report:report",
+            params={"recipe": recipe.identity()},
+            inputs={name: name for name in _REPORTED},
+        ),
+    )
+
+
+_REPORTED = (
+    "data",
+    "align",
+    "arank",
+    "convert",
+    "finetune-dense",
+    "finetune-mod",
+    "evaluate-dense",
+    "evaluate-mod",
+    "efficiency",
+    "register",
+)
+
+
+def _base_model(recipe: Recipe, fingerprints: Fingerprints) -> External:
+    path = resolve_model(recipe.model)
+    return External(digest=fingerprints.folder(path), path=str(path))
+
+
+def _data(recipe: Recipe, fingerprints: Fingerprints) -> Step:
+    function = "orchestrator.stages.data:data"
+    if isinstance(recipe.data, DigitsData):
+        return Step(
+            name="data",
+            function=function,
+            params={"seed": recipe.seed, **recipe.data.model_dump()},
+            inputs={},
+        )
+    images = Path(recipe.data.images)
+    splits = {"train": Path(recipe.data.train), "eval": Path(recipe.data.evaluation)}
+    return Step(
+        name="data",
+        function=function,
+        params={"source": recipe.data.source},
+        inputs={
+            split: External(digest=fingerprints.dataset(path, images), path=str(path.resolve()))
+            for split, path in splits.items()
+        },
+        settings={"images": str(images.resolve())},
+    )
+
+
+def _training(
+    name: str, function: str, recipe: Recipe, training: Training, model: str | External
+) -> Step:
+    settings = {"checkpoint_every": training.checkpoint_every, **recipe.workers.model_dump()}
+    return Step(
+        name=name,
+        function=function,
+        params={
+            "seed": recipe.seed,
+            "training": training.model_dump(mode="json", exclude={"checkpoint_every"}),
+        },
+        inputs={"model": model, "data": "data"},
+        settings={**settings, "workers": recipe.workers.training},
+        resources=_coordinator(recipe, recipe.workers.training),
+    )
+
+
+def _layer_choice(recipe: Recipe) -> Mapping[str, str]:
+    """γ-MoD converts what ARank shows redundant; p-MoD's schedule needs no measurement."""
+    return {"arank": "arank"} if isinstance(recipe.mod, GammaMoD) else {}
+
+
+def _one_worker(recipe: Recipe) -> Resources:
+    return Resources(cpus=recipe.workers.cpus, gpus=recipe.workers.gpus)
+
+
+def _coordinator(recipe: Recipe, workers: int) -> Resources:
+    """For a step that starts its own Ray workers and needs nothing itself."""
+    return Resources(
+        cpus=0,
+        worker_cpus=workers * recipe.workers.cpus,
+        worker_gpus=workers * recipe.workers.gpus,
+    )
+
+
+def describe(steps: tuple[Step, ...]) -> dict[str, Any]:
+    """The graph as names, for people and for JSON."""
+    return {
+        step.name: [source for source in step.inputs.values() if isinstance(source, str)]
+        for step in steps
+    }

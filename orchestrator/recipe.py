@@ -1,0 +1,175 @@
+"""A recipe: one YAML file that resolves to a whole run.
+
+Sections are frozen and checked when they are made, so a bad value fails before a machine is
+booked. Values that change a result are part of the step keys; `Workers`, `Tracking` and
+``store`` only say where and on how much hardware the work is done.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: immutable, and no key it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class DigitsData(Section):
+    """The embedded data: questions about scenes of real handwritten digits."""
+
+    source: Literal["digits-vqa"]
+    train_scenes: Positive = 2000
+    eval_scenes: Positive = 500
+    questions_per_scene: Positive = 4
+
+
+class LlavaData(Section):
+    """A user's data: LLaVA-format JSON files and the folder their image paths start from."""
+
+    source: Literal["llava"]
+    train: str
+    evaluation: str
+    images: str
+
+
+class Training(Section):
+    """One training: how long, how fast, and which parts learn."""
+
+    steps: Positive
+    global_batch: Positive = 32
+    micro_batch: Positive | None = None
+    """Samples of one forward pass of one worker; by default a worker's whole share."""
+    learning_rate: Annotated[float, Field(gt=0.0)]
+    router_learning_rate: Annotated[float, Field(gt=0.0)] | None = None
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.03
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    gradient_checkpointing: bool = False
+    trainable: tuple[Literal["projector", "vision_tower", "language_model", "router"], ...]
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    checkpoint_every: Positive = 50
+    """Optimizer steps between checkpoints; not part of a key."""
+
+
+class ARank(Section):
+    """How attention ranks are measured (γ-MoD, arXiv 2410.13859, section 3.2)."""
+
+    samples: Positive = 50
+
+
+class LayerChoice(Section):
+    """Which layers become Mixture-of-Depths layers, from their ARank."""
+
+    policy: Literal[
+        "fraction", "threshold", "lowest", "knee", "explicit", "random", "all", "release"
+    ] = "fraction"
+    fraction: Share = 0.9
+    threshold: Annotated[float, Field(gt=0.0)] | None = None
+    count: Positive | None = None
+    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    always_dense: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _has_what_its_policy_needs(self) -> "LayerChoice":
+        needed = {"threshold": "threshold", "lowest": "count", "explicit": "layers"}
+        field = needed.get(self.policy)
+        if field is not None and getattr(self, field) is None:
+            raise ValueError(f"policy {self.policy!r} needs the key {field!r}")
+        return self
+
+
+class GammaMoD(Section):
+    """The γ-MoD preset: shared router, masked routing, layers chosen by ARank."""
+
+    method: Literal["gamma"]
+    capacity_ratio: Share
+    """Share of the routable tokens that a converted layer computes."""
+    protect: Literal["none", "question", "question+answer", "image-only"] = "question"
+    shared_router: bool = True
+    auxiliary_weight: Annotated[float, Field(ge=0.0)] = 0.01
+    layers: LayerChoice = LayerChoice()
+
+
+class PMoD(Section):
+    """The p-MoD preset: TanhNorm, STRing and progressive ratio decay."""
+
+    method: Literal["p_mod"]
+    max_ratio: Share = 0.85
+    min_ratio: Share = 0.15
+    mean_ratio: Share = 0.5
+    schedule: Literal["shifted_cosine", "shifted_linear"] = "shifted_cosine"
+    tanh_scale: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+
+
+class Evaluation(Section):
+    """Greedy answers to held-out questions, scored by exact match."""
+
+    questions: Positive | None = None
+    """How many; by default all."""
+    batch_size: Positive = 64
+    max_new_tokens: Positive = 8
+
+
+class Efficiency(Section):
+    """The side-by-side measurement of the dense model and its converted twin."""
+
+    batch_size: Positive = 16
+    repeats: Positive = 9
+
+
+class Registration(Section):
+    """The name in MLflow's model registry."""
+
+    name: str = Field(min_length=1, pattern=r"^[^/:%\"']+$")
+
+
+class Workers(Section):
+    """How much hardware the work may use; never part of a key."""
+
+    arank: Positive = 2
+    training: Positive = 2
+    cpus: Annotated[float, Field(gt=0.0)] = 1.0
+    """CPUs of one worker."""
+    gpus: Annotated[float, Field(ge=0.0)] = 0.0
+    """GPUs of one worker."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Lost workers that a training survives before its step fails."""
+
+
+class Tracking(Section):
+    """Where runs, metrics and versions are kept; never part of a key."""
+
+    uri: str | None = None
+    """MLflow's tracking URI; by default ``mlflow.db`` beside a local store."""
+    experiment: str = "gammaray"
+
+
+class Recipe(Section):
+    """A whole run in one tree."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    seed: Annotated[int, Field(ge=0)] = 0
+    model: str = Field(min_length=1)
+    """``digits`` for the embedded base model, or a local Hugging Face folder."""
+    data: Annotated[DigitsData | LlavaData, Field(discriminator="source")]
+    align: Training
+    arank: ARank = ARank()
+    mod: Annotated[GammaMoD | PMoD, Field(discriminator="method")]
+    finetune: Training
+    evaluate: Evaluation = Evaluation()
+    efficiency: Efficiency = Efficiency()
+    register_as: Registration = Field(alias="register")
+    workers: Workers = Workers()
+    tracking: Tracking = Tracking()
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two runs the same run: every value but the hardware and the addresses."""
+        return self.model_dump(mode="json", by_alias=True, exclude={"workers", "tracking"})
