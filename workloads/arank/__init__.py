@@ -1,0 +1,23 @@
+"""ARank: how redundant each layer's attention is, and which layers to convert for it."""
+
+from workloads.arank.capture import arank_samples
+from workloads.arank.errors import ARankError
+from workloads.arank.heatmap import heat_map_svg
+from workloads.arank.heuristics import HEURISTICS
+from workloads.arank.profile import ARankProfile, arank_profile, real_lengths
+from workloads.arank.rank import RankOptions, map_ranks
+from workloads.arank.select import LayerSelection, select_layers
+
+__all__ = [
+    "HEURISTICS",
+    "ARankError",
+    "ARankProfile",
+    "LayerSelection",
+    "RankOptions",
+    "arank_profile",
+    "arank_samples",
+    "heat_map_svg",
+    "map_ranks",
+    "real_lengths",
+    "select_layers",
+]

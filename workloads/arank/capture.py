@@ -1,0 +1,274 @@
+"""Attention ranks of a running model, taken at transformers' attention interface.
+
+There queries and keys are final (after rotary embedding and query/key norm), and the layer
+hands over its own mask, scale and softcap, whichever attention kernel it would use. One head
+group's map is formed at a time and dropped before the next, inside the layer's own call.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from workloads.arank.errors import ARankError
+from workloads.arank.rank import RankOptions, map_ranks, product_ranks
+
+_NOT_FOR_DENSE_MODELS = ("labels", "token_kinds")
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionInputs:
+    """What one layer's attention is about to be computed from."""
+
+    query: Tensor
+    """``(batch, heads, seq, head_dim)``."""
+    key: Tensor
+    """``(batch, key_heads, seq, head_dim)``; ``heads`` is a multiple of ``key_heads``."""
+    mask: Tensor | None
+    """``(batch, 1 or heads, seq, seq)``: bool (True may be attended) or added to the logits."""
+    scale: float
+    softcap: float | None
+
+
+AttentionListener = Callable[[int, AttentionInputs], None]
+"""Called with every decoder layer's index and inputs, before its attention is computed."""
+
+
+@torch.no_grad()
+def arank_samples(
+    model: PreTrainedModel, batch: Mapping[str, Any], options: RankOptions | None = None
+) -> Tensor:
+    """Rank of every head's attention map for every sample of a batch.
+
+    Each row is measured over its real tokens only, so neither the side nor the amount of
+    padding enters the map or its tolerance. Maps are formed in float32 whatever the dtype of
+    the model. The model's training flags and attention implementation are put back, also
+    after an error.
+
+    Args:
+        model: A dense causal language model or image-text model.
+        batch: Model inputs; ``attention_mask`` ``(batch, seq)`` marks the real tokens.
+            Entries that are no tensors, ``labels`` and ``token_kinds`` are left out.
+        options: What counts as rank.
+
+    Returns:
+        Ranks ``(batch, layers, heads)``, int64, on the CPU.
+
+    Raises:
+        ARankError: If a row has fewer than two tokens, a map is not finite, or a layer's
+            attention cannot be observed.
+    """
+    options = options or RankOptions()
+    inputs = {
+        name: value
+        for name, value in batch.items()
+        if isinstance(value, Tensor) and name not in _NOT_FOR_DENSE_MODELS
+    }
+    real = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
+    measured: dict[int, Tensor] = {}
+
+    def measure(layer_index: int, attention: AttentionInputs) -> None:
+        if layer_index in measured:
+            raise ARankError("it attends more than once, so it has no single map", layer_index)
+        measured[layer_index] = _layer_ranks(layer_index, attention, real, options)
+
+    with _evaluating(model), attention_observed(model, measure):
+        model(**inputs, **_cheapest_outputs(model))
+    layers = len(_decoder_layers(model))
+    for index in range(layers):
+        if index not in measured:
+            kind = type(_decoder_layers(model)[index]).__name__
+            raise ARankError(
+                f"{kind} has no softmax attention that runs through transformers' attention "
+                "interface; ranks can only be measured for families that use it",
+                index,
+            )
+    return torch.stack([measured[index] for index in range(layers)], dim=1)
+
+
+@contextmanager
+def attention_observed(model: PreTrainedModel, listener: AttentionListener) -> Iterator[None]:
+    """Let ``listener`` see the inputs of every decoder layer's attention.
+
+    The decoder runs under an attention implementation of its own for the time being, which
+    asks for the family's full mask (image blocks, prefixes and sliding windows included) and
+    then computes with sdpa, or with the family's eager form where sdpa cannot (softcap).
+    """
+    layers = _decoder_layers(model)
+    owners = {module: index for index, layer in enumerate(layers) for module in layer.modules()}
+    configs = _attention_configs(model)
+    before = [config._attn_implementation for config in configs]
+    observer = _Observer(owners, listener, prefers_eager="eager" in before)
+    name = f"arank_observer_{id(observer)}"
+    AttentionInterface.register(name, observer)
+    AttentionMaskInterface.register(name, _full_mask)
+    try:
+        for config in configs:  # not by the property, which would also set nested configs
+            config._attn_implementation_internal = name
+        yield
+    finally:
+        for config, implementation in zip(configs, before, strict=True):
+            config._attn_implementation_internal = implementation
+        AttentionInterface._global_mapping.pop(name)
+        AttentionMaskInterface._global_mapping.pop(name)
+
+
+class _Observer:
+    """An attention function for transformers: tells the listener, then attends as before."""
+
+    def __init__(
+        self, owners: Mapping[nn.Module, int], listener: AttentionListener, *, prefers_eager: bool
+    ) -> None:
+        self._owners, self._listener, self._prefers_eager = owners, listener, prefers_eager
+
+    def __call__(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        *,
+        scaling: float | None = None,
+        softcap: float | None = None,
+        **others: Any,  # noqa: ANN401 - whatever a family passes on
+    ) -> tuple[Tensor, Tensor | None]:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        layer_index = self._owners.get(module)
+        if layer_index is not None:
+            _check_plain_softmax(layer_index, module, others)
+            mask = attention_mask
+            if mask is None and getattr(module, "is_causal", False):
+                ones = torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool)
+                mask = ones.tril().to(query.device)
+            self._listener(layer_index, AttentionInputs(query, key, mask, scale, softcap))
+        if softcap is None and not self._prefers_eager:
+            return sdpa_attention_forward(
+                module, query, key, value, attention_mask, scaling=scale, **others
+            )
+        if softcap is not None:
+            others["softcap"] = softcap
+        mask = None if attention_mask is None else _additive(attention_mask, query.dtype)
+        return _eager_form(module)(module, query, key, value, mask, scaling=scale, **others)
+
+
+def _layer_ranks(
+    layer_index: int, attention: AttentionInputs, real: Tensor, options: RankOptions
+) -> Tensor:
+    """Ranks ``(batch, heads)`` of one layer; one head group's map exists at a time."""
+    batch, heads, seq, _ = attention.query.shape
+    if (batch, seq) != tuple(real.shape) or attention.key.shape[2] != seq:
+        raise ARankError(
+            f"{seq} queries meet {attention.key.shape[2]} keys where the batch has "
+            f"{tuple(real.shape)} tokens; self-attention over the input's tokens is expected",
+            layer_index,
+        )
+    group = heads // attention.key.shape[1]
+    ranks = torch.empty(batch, heads, dtype=torch.int64)
+    for row in range(batch):
+        tokens = real[row].nonzero().squeeze(1)
+        for start in range(0, heads, group):
+            members = slice(start, start + group)
+            try:
+                ranks[row, members] = _group_ranks(attention, row, members, tokens, options)
+            except ARankError as error:
+                raise ARankError(
+                    f"sample {row} of the batch: {error.reason}", layer_index
+                ) from None
+    return ranks
+
+
+def _group_ranks(
+    attention: AttentionInputs, row: int, members: slice, tokens: Tensor, options: RankOptions
+) -> Tensor:
+    """Ranks of the heads that share one key head, over the row's real tokens."""
+    query = attention.query[row, members][:, tokens].float()
+    group = members.stop - members.start
+    key = attention.key[row, members.start // group][tokens].float()
+    if options.map == "logits":
+        return product_ranks(query, key, options)
+    logits = query @ key.T * attention.scale
+    if attention.softcap is not None:
+        logits = torch.tanh(logits / attention.softcap) * attention.softcap
+    if attention.mask is not None:
+        seq = attention.query.shape[2]
+        whole = attention.mask.expand(-1, attention.query.shape[1], seq, seq)
+        mask = whole[row if whole.shape[0] > 1 else 0, members][:, tokens[:, None], tokens]
+        logits = logits + _additive(mask, logits.dtype)
+    return map_ranks(logits.softmax(-1), options)
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(
+        ~mask, torch.finfo(dtype).min
+    )
+
+
+def _full_mask(**arguments: Any) -> Tensor | None:  # noqa: ANN401 - transformers' own
+    """The family's bool mask ``(batch, 1, seq, seq)``, never left out as 'just causal'."""
+    skipping = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    return sdpa_mask(**{**arguments, **skipping})
+
+
+def _eager_form(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    form = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    if form is None:
+        raise ARankError(f"{type(module).__name__} has no eager form to compute its softcap with")
+    return form  # type: ignore[no-any-return]
+
+
+def _check_plain_softmax(layer_index: int, module: nn.Module, others: Mapping[str, Any]) -> None:
+    """Refuse what would make the map we form differ from the layer's own."""
+    extras = {
+        "attention sinks": others.get("s_aux", getattr(module, "sinks", None)),
+        "a position bias": others.get("position_bias"),
+    }
+    for name, value in extras.items():
+        if value is not None:
+            reason = f"{type(module).__name__} uses {name}, which ARank does not measure"
+            raise ARankError(reason, layer_index)
+
+
+def _decoder(model: PreTrainedModel) -> nn.Module:
+    decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
+    return decoder
+
+
+def _decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    layers = getattr(_decoder(model), "layers", None)
+    if not isinstance(layers, nn.ModuleList) or not len(layers):
+        raise ARankError(f"{type(model).__name__} has no decoder with a list of layers")
+    return layers
+
+
+def _attention_configs(model: PreTrainedModel) -> list[Any]:
+    """The distinct config objects that the decoder and its layers dispatch attention by."""
+    found = {id(m.config): m.config for m in _decoder(model).modules() if hasattr(m, "config")}
+    return [config for config in found.values() if hasattr(config, "_attn_implementation")]
+
+
+def _cheapest_outputs(model: PreTrainedModel) -> dict[str, Any]:
+    """No cache, and logits of one token only: a full vocabulary row per token is memory."""
+    takes_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+    return {"use_cache": False, **({"logits_to_keep": 1} if takes_logits else {})}
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
