@@ -1,0 +1,75 @@
+"""What a finished step's files say to MLflow: points, tags and the texts worth attaching."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_FIGURES = ("metrics.json", "efficiency.json", "timing.json")
+READ = (
+    *_FIGURES,
+    "history.json",
+    "arank.json",
+    "conversion.json",
+    "registration.json",
+    "report.html",
+)
+"""Files of an artifact that a tracker wants; all are texts, and small beside a model."""
+
+Values = dict[str, float]
+Documents = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What MLflow shows of one step."""
+
+    series: tuple[tuple[int, Values], ...]
+    """(step, values): losses over optimizer steps, ranks over layers, single figures at 0."""
+
+    tags: Mapping[str, str]
+
+
+def read_figures(texts: Mapping[str, str]) -> Figures:
+    """Read what the files ``texts``, by their names, have to say; missing ones say nothing."""
+    documents = {name: json.loads(text) for name, text in texts.items() if name.endswith(".json")}
+    return Figures(
+        series=(*_history(documents), *_ranks(documents), *_single(documents)),
+        tags=dict(_tags(documents)),
+    )
+
+
+def _history(documents: Documents) -> Iterator[tuple[int, Values]]:
+    for point in documents.get("history.json", {}).get("points", []):
+        yield int(point["step"]), dict(_numbers({k: v for k, v in point.items() if k != "step"}))
+
+
+def _ranks(documents: Documents) -> Iterator[tuple[int, Values]]:
+    for layer, mean in enumerate(
+        documents.get("arank.json", {}).get("profile", {}).get("mean", ())
+    ):
+        yield layer, {"arank_by_layer": float(mean)}
+
+
+def _single(documents: Documents) -> Iterator[tuple[int, Values]]:
+    for name in _FIGURES:
+        if values := dict(_numbers(documents.get(name, {}))):
+            yield 0, values
+
+
+def _tags(documents: Documents) -> Iterator[tuple[str, str]]:
+    arank = documents.get("arank.json", {})
+    if layers := arank.get("selection", {}).get("layers"):
+        yield "gammaray.mod_layers", json.dumps(layers)
+    if digest := arank.get("profile", {}).get("digest"):
+        yield "gammaray.arank_digest", str(digest)
+    if uri := documents.get("registration.json", {}).get("uri"):
+        yield "gammaray.registered", str(uri)
+
+
+def _numbers(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{prefix}{key}", float(value)

@@ -1,0 +1,235 @@
+import json
+from collections.abc import Callable
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from orchestrator.durable import Store
+from orchestrator.durable.failures import Failure, FailureKind
+from orchestrator.durable.manifest import Manifest
+from orchestrator.tracking import MLflowTracker, TrackedRun, TrackingError
+from orchestrator.tracking.shortcut import finished_runs
+
+# MLflow 3.17 uses what SQLAlchemy 2.1 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
+
+Commit = Callable[[str, dict[str, str]], Manifest]
+
+HISTORY = {"points": [{"step": step, "loss": 1.0 / step, "lr": 0.1} for step in range(1, 7)]}
+
+
+@pytest.fixture
+def run() -> TrackedRun:
+    return TrackedRun(
+        run_id="digits-1234",
+        name="digits",
+        recipe={"finetune": {"steps": 6}, "workers": {"training": 2}},
+        tags={"mlflow.source.git.commit": "abc"},
+    )
+
+
+@pytest.fixture
+def track(uri: str, store: Store, run: TrackedRun) -> Callable[[], MLflowTracker]:
+    return lambda: MLflowTracker(uri, "demo", run=run, store=store, tell=pytest.fail)
+
+
+Track = Callable[[], MLflowTracker]
+
+
+def runs(uri: str) -> dict[str, Run]:
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("demo")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    named = {run.data.tags["gammaray.step"]: run for run in found}
+    assert len(named) == len(found), "a run appears twice"
+    return named
+
+
+def steps(uri: str, run: Run, key: str) -> list[int]:
+    return [metric.step for metric in MlflowClient(uri).get_metric_history(run.info.run_id, key)]
+
+
+def test_a_run_is_a_parent_with_a_child_per_step(track: Track, uri: str, commit: Commit) -> None:
+    tracker = track()
+    tracker.step_started("finetune-mod", 1, ("new",))
+    tracker.metrics("finetune-mod", 1, {"loss": 0.5, "tokens@s": 10.0})
+    tracker.step_finished("finetune-mod", commit("finetune-mod", {"model.bin": "weights"}))
+    tracker.figures({"accuracy": 0.9})
+    assert not tracker.close("FINISHED")
+
+    parent, child = runs(uri)["(run)"], runs(uri)["finetune-mod"]
+    assert parent.info.status == child.info.status == "FINISHED"
+    assert parent.data.params == {"finetune.steps": "6", "workers.training": "2"}
+    assert parent.data.metrics == {"accuracy": 0.9}
+    assert parent.data.tags["mlflow.source.git.commit"] == "abc"
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert child.data.tags["gammaray.input.data"] == "d" * 64
+    assert child.data.metrics == {"loss": 0.5, "tokens_s": 10.0}
+
+
+def test_a_resumed_run_writes_into_the_same_runs_and_no_point_twice(
+    track: Track, uri: str, commit: Commit
+) -> None:
+    ids: set[frozenset[str]] = set()
+    for last in (3, 5):
+        tracker = track()
+        tracker.step_started("finetune-mod", 1, ("new",))
+        for step in range(1, last + 1):
+            tracker.metrics("finetune-mod", step, {"loss": 1.0 / step})
+        tracker.close("KILLED")
+        ids.add(frozenset(run.info.run_id for run in runs(uri).values()))
+        assert {run.info.status for run in runs(uri).values()} == {"KILLED"}
+
+    tracker = track()
+    tracker.step_started("finetune-mod", 1, ("continues",))
+    tracker.step_finished("finetune-mod", commit("f", {"history.json": json.dumps(HISTORY)}))
+    tracker.close("FINISHED")
+    ids.add(frozenset(run.info.run_id for run in runs(uri).values()))
+
+    assert len(ids) == 1
+    assert {run.info.status for run in runs(uri).values()} == {"FINISHED"}
+    assert steps(uri, runs(uri)["finetune-mod"], "loss") == [1, 2, 3, 4, 5, 6]
+    assert steps(uri, runs(uri)["finetune-mod"], "lr") == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_request_whose_answer_was_lost_is_repeated_and_no_point_appears_twice(
+    uri: str, store: Store, run: TrackedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_batch, told = MlflowClient.log_batch, []
+
+    def lose_first_answer(client: MlflowClient, run_id: str, **batch: list[object]) -> None:
+        log_batch(client, run_id, **batch)
+        if "metrics" in batch and not told:
+            raise ConnectionError("the answer was lost")
+
+    monkeypatch.setattr(MlflowClient, "log_batch", lose_first_answer)
+    tracker = MLflowTracker(uri, "demo", run=run, store=store, tell=told.append)
+    tracker.step_started("align", 1, ())
+    tracker.metrics("align", 1, {"loss": 0.5})
+    assert not tracker.close("FINISHED")
+    assert "does not answer" in told[0]
+    assert steps(uri, runs(uri)["align"], "loss") == [1]
+
+
+def test_a_step_whose_end_was_not_recorded_is_completed_when_it_is_reused(
+    track: Track, uri: str, commit: Commit
+) -> None:
+    manifest = commit("align", {"history.json": json.dumps(HISTORY)})
+    tracker = track()
+    tracker.step_started("align", 1, ())
+    tracker.metrics("align", 1, {"loss": 1.0})
+    tracker.close("KILLED")
+
+    tracker = track()
+    tracker.step_reused("align", manifest)
+    tracker.close("FINISHED")
+
+    child = runs(uri)["align"]
+    assert child.info.status == "FINISHED"
+    assert steps(uri, child, "loss") == [1, 2, 3, 4, 5, 6]
+    assert child.data.tags["gammaray.digest"] == manifest.digest
+
+
+def test_a_run_with_nothing_to_do_does_not_open_mlflow(
+    track: Track, uri: str, run: TrackedRun, commit: Commit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = commit("align", {"history.json": json.dumps(HISTORY)})
+    tracker = track()
+    tracker.step_reused("align", manifest)
+    tracker.close("FINISHED")
+    assert finished_runs(uri, run.run_id) == 2
+
+    monkeypatch.setattr("orchestrator.tracking.tracker.Records", pytest.fail)
+    tracker = track()
+    tracker.step_reused("align", manifest)
+    assert not tracker.close("FINISHED")
+
+
+def test_a_step_that_runs_again_after_it_had_finished_replaces_its_child(
+    track: Track, uri: str, commit: Commit
+) -> None:
+    for value in (1.0, 2.0):
+        tracker = track()
+        tracker.step_started("align", 1, ("redo",))
+        tracker.metrics("align", 1, {"loss": value})
+        tracker.step_finished("align", commit("align", {}))
+        tracker.close("FINISHED")
+    assert runs(uri)["align"].data.metrics == {"loss": 2.0}
+
+
+def test_a_failed_step_is_failed_only_when_it_is_not_tried_again(track: Track, uri: str) -> None:
+    failure = Failure(kind=FailureKind.SYSTEM, error_type="Lost", message="node gone")
+    tracker = track()
+    tracker.step_started("align", 1, ())
+    tracker.step_failed("align", failure, 1.0)
+    tracker.step_started("align", 2, ("retry",))
+    tracker.step_failed("align", failure, None)
+    tracker.close("FAILED")
+    child = runs(uri)["align"]
+    assert child.info.status == "FAILED"
+    assert child.data.tags["gammaray.failure"] == "system: Lost: node gone"
+    assert child.data.tags["gammaray.attempt"] == "2"
+
+
+def test_points_that_arrive_after_the_end_of_their_step_are_kept(
+    track: Track, uri: str, commit: Commit
+) -> None:
+    tracker = track()
+    tracker.step_started("align", 1, ())
+    tracker.step_finished("align", commit("align", {}))
+    tracker.metrics("align", 7, {"loss": 0.1})
+    tracker.close("FINISHED")
+    assert runs(uri)["align"].data.metrics == {"loss": 0.1}
+    assert runs(uri)["align"].info.status == "FINISHED"
+
+
+def test_figures_of_a_result_become_metrics_tags_and_files(
+    track: Track, uri: str, commit: Commit
+) -> None:
+    metrics = {"accuracy": 0.9, "skip": {"measured": {"skip_all": 0.34}}, "note": "text"}
+    arank = {
+        "profile": {"mean": [10.0, 3.0], "digest": "abc"},
+        "selection": {"layers": [1]},
+    }
+    texts = {"metrics.json": json.dumps(metrics), "arank.json": json.dumps(arank)}
+    tracker = track()
+    tracker.step_started("evaluate-mod", 1, ())
+    tracker.step_finished("evaluate-mod", commit("evaluate-mod", texts))
+    tracker.close("FINISHED")
+    child = runs(uri)["evaluate-mod"]
+    assert child.data.metrics["skip/measured/skip_all"] == 0.34
+    assert steps(uri, child, "arank_by_layer") == [0, 1]
+    assert child.data.tags["gammaray.mod_layers"] == "[1]"
+    names = {file.path for file in MlflowClient(uri).list_artifacts(child.info.run_id)}
+    assert names == {"metrics.json", "arank.json"}
+
+
+def test_a_parameter_that_a_resumed_run_changed_becomes_a_tag(
+    track: Track, uri: str, store: Store, run: TrackedRun
+) -> None:
+    tracker = track()
+    tracker.open()
+    tracker.close("KILLED")
+    changed = TrackedRun(run_id=run.run_id, name=run.name, recipe={"workers": {"training": 4}})
+    tracker = MLflowTracker(uri, "demo", run=changed, store=store, tell=pytest.fail)
+    tracker.open()
+    tracker.close("FINISHED")
+    parent = runs(uri)["(run)"]
+    assert parent.data.params["workers.training"] == "2"
+    assert parent.data.tags["gammaray.now.workers.training"] == "4"
+
+
+def test_a_deleted_experiment_stops_the_run_before_its_first_step(track: Track, uri: str) -> None:
+    client = MlflowClient(uri)
+    client.delete_experiment(client.create_experiment("demo"))
+    with pytest.raises(TrackingError, match=r"'demo' is deleted; restore it"):
+        track().step_started("align", 1, ())
+
+
+def test_a_server_that_is_away_stops_the_run_before_anything_starts(
+    store: Store, run: TrackedRun
+) -> None:
+    with pytest.raises(TrackingError, match="cannot be reached"):
+        MLflowTracker("http://127.0.0.1:1", "demo", run=run, store=store, tell=pytest.fail)
