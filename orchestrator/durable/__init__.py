@@ -1,7 +1,14 @@
-from orchestrator.durable.artifact import Artifact
+from orchestrator.durable.artifact import Artifact, open_artifact
 from orchestrator.durable.context import StepContext
-from orchestrator.durable.errors import DurableError
+from orchestrator.durable.errors import DurableError, StepFailedError
+from orchestrator.durable.events import Observer
+from orchestrator.durable.executor import InProcessExecutor, on_ray
+from orchestrator.durable.failures import Failure
 from orchestrator.durable.key import JSON, StepKey, canonical, digest, explain
+from orchestrator.durable.manifest import Manifest
+from orchestrator.durable.plan import PlannedStep, plan
+from orchestrator.durable.record import list_runs, read_spec, read_status, run_identity
+from orchestrator.durable.runner import Runner, RunResult
 from orchestrator.durable.step import External, Resources, Retry, Step
 from orchestrator.durable.store import FileRecord, Store, open_store
 
@@ -10,15 +17,30 @@ __all__ = [
     "Artifact",
     "DurableError",
     "External",
+    "Failure",
     "FileRecord",
+    "InProcessExecutor",
+    "Manifest",
+    "Observer",
+    "PlannedStep",
     "Resources",
     "Retry",
+    "RunResult",
+    "Runner",
     "Step",
     "StepContext",
+    "StepFailedError",
     "StepKey",
     "Store",
     "canonical",
     "digest",
     "explain",
+    "list_runs",
+    "on_ray",
+    "open_artifact",
     "open_store",
+    "plan",
+    "read_spec",
+    "read_status",
+    "run_identity",
 ]

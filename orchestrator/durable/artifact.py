@@ -1,7 +1,13 @@
 """Committed results as a step or a reader finds them: directories of files."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from orchestrator.durable.errors import ArtifactChangedError
+from orchestrator.durable.local import file_record, make_directory
+from orchestrator.durable.manifest import Manifest
+from orchestrator.durable.store import FileRecord, Store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -12,10 +18,94 @@ class Artifact:
     """Directory of the result files; for data from outside, the file or directory itself."""
 
     measurement: Path
-    """Directory of the measurement files: times, hosts, reports. May not exist."""
+    """Directory of the measurement files: times, hosts, reports; outside the digest."""
 
     digest: str
     """Result digest: of names and contents of the result files, nothing else."""
 
     key: str
     """Key of the step that made it; "" for data from outside."""
+
+
+def open_artifact(store: Store, manifest: Manifest, scratch: Path) -> Artifact:
+    """Bring a committed result to this machine and check every byte of it.
+
+    A local store's files are used where they lie; a remote one's are copied below ``scratch``.
+
+    Raises:
+        ArtifactChangedError: If a file is missing or not as it was committed.
+    """
+    local = store.local_path(manifest.root)
+    folder = local or scratch / manifest.key.digest / f"{manifest.generation:06d}"
+    files = [("result", record) for record in manifest.files]
+    files += [("measurement", record) for record in manifest.measurements]
+    for part, record in files:
+        file = folder / part / record.path
+        if local is None:
+            _fetch(store, f"{manifest.root}/{part}/{record.path}", file)
+        _check(manifest, file, record)
+    return Artifact(
+        path=folder / "result",
+        measurement=folder / "measurement",
+        digest=manifest.digest,
+        key=manifest.key.digest,
+    )
+
+
+def check_presence(store: Store, manifest: Manifest) -> None:
+    """Check that a local artifact's files are there with their sizes, without reading them.
+
+    Raises:
+        ArtifactChangedError: If one is missing or of another size.
+    """
+    folder = store.local_path(manifest.root)
+    if folder is None:
+        return
+    for record in manifest.files:
+        _check_size(manifest, folder / "result" / record.path, record)
+
+
+def store_files(store: Store, folder: Path, root: str) -> tuple[FileRecord, ...]:
+    """Put all files below ``folder`` durably under ``root``; paths are relative to it, sorted.
+
+    Raises:
+        ValueError: For links and special files, which have no content of their own.
+    """
+    found = sorted(file.relative_to(folder).as_posix() for file in _files(folder))
+    stored = [(name, store.upload(folder / name, f"{root}/{name}")) for name in found]
+    return tuple(FileRecord(name, record.size, record.sha256) for name, record in stored)
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    for path in folder.rglob("*"):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path} is a link or a special file: write a copy of what it names")
+        if path.is_file():
+            yield path
+
+
+def _fetch(store: Store, path: str, local: Path) -> None:
+    make_directory(local.parent)
+    try:
+        store.download(path, local)
+    except FileNotFoundError:
+        local.unlink(missing_ok=True)
+
+
+def _check(manifest: Manifest, file: Path, record: FileRecord) -> None:
+    _check_size(manifest, file, record)
+    sha256 = file_record(file, record.path).sha256
+    if sha256 != record.sha256:
+        raise ArtifactChangedError(
+            manifest.key.name, str(file), f"sha256 {sha256[:12]}, committed {record.sha256[:12]}"
+        )
+
+
+def _check_size(manifest: Manifest, file: Path, record: FileRecord) -> None:
+    if not file.is_file():
+        raise ArtifactChangedError(manifest.key.name, str(file), "it is missing")
+    size = file.stat().st_size
+    if size != record.size:
+        raise ArtifactChangedError(
+            manifest.key.name, str(file), f"{size} bytes, committed {record.size}"
+        )

@@ -1,0 +1,154 @@
+"""One try of a step, from its inputs to the commit, in whatever process runs it."""
+
+import importlib
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from orchestrator.durable.artifact import Artifact, open_artifact, store_files
+from orchestrator.durable.context import StepContext
+from orchestrator.durable.errors import StepError, StoreError
+from orchestrator.durable.events import Reporter
+from orchestrator.durable.key import StepKey
+from orchestrator.durable.local import make_directory
+from orchestrator.durable.manifest import Manifest, commit, committed_for
+from orchestrator.durable.step import External, Step
+from orchestrator.durable.store import Store
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """What an executor runs; picklable."""
+
+    run_id: str
+    epoch: int
+    attempt: int
+    step: Step
+    key: StepKey
+    generation: int
+    store: Store
+    inputs: Mapping[str, Manifest | External]
+
+    @property
+    def root(self) -> str:
+        """Folder in the store that belongs to this attempt alone."""
+        return f"{_attempts(self)}/{self.run_id}-e{self.epoch:06d}-a{self.attempt:03d}"
+
+    @property
+    def checkpoint_prefix(self) -> str:
+        """Folder in the store for the checkpoints of this key and generation."""
+        return f"checkpoints/{self.key.digest}/{self.generation:06d}"
+
+
+def execute(task: Task, reporter: Reporter) -> Manifest:
+    """Run a step's function and commit what it wrote.
+
+    Returns:
+        The manifest that holds for the key: this attempt's, or that of one that was faster.
+
+    Raises:
+        Exception: Whatever the function raises; then nothing is committed or left behind.
+    """
+    with tempfile.TemporaryDirectory(prefix="gammaray-") as scratch:
+        folder = task.store.local_path(task.root) or Path(scratch, "attempt")
+        try:
+            manifest = _make(task, reporter, folder, Path(scratch, "inputs"))
+        except BaseException:
+            _delete(task.store, task.root)
+            raise
+    # From here on the attempt's files stay: an interrupted commit may have gone through.
+    winner = commit(task.store, manifest)
+    _tidy(task, winner)
+    return winner
+
+
+def load_function(step: str, function: str) -> Callable[..., Any]:
+    """Import ``module:function``; raises StepError if the module has no such function."""
+    module, _, name = function.partition(":")
+    found = getattr(importlib.import_module(module), name, None)
+    if not callable(found):
+        raise StepError(step, f"{module} has no function {name}")
+    return found  # type: ignore[no-any-return]
+
+
+def _make(task: Task, reporter: Reporter, folder: Path, inputs: Path) -> Manifest:
+    started_at, start_s = datetime.now(UTC), time.monotonic()
+    output, measurement = folder / "result", folder / "measurement"
+    make_directory(output)
+    make_directory(measurement)
+    function = load_function(task.step.name, task.step.function)
+    function(
+        StepContext(
+            run_id=task.run_id,
+            step=task.step.name,
+            key=task.key.digest,
+            epoch=task.epoch,
+            attempt=task.attempt,
+            store=task.store,
+            params=task.key.params,
+            settings=task.step.settings,
+            inputs={name: _open(task, name, inputs) for name in task.inputs},
+            output=output,
+            measurement=measurement,
+            checkpoint_prefix=task.checkpoint_prefix,
+            reporter=reporter,
+        )
+    )
+    return Manifest(
+        key=task.key,
+        generation=task.generation,
+        root=task.root,
+        files=store_files(task.store, output, f"{task.root}/result"),
+        measurements=store_files(task.store, measurement, f"{task.root}/measurement"),
+        values={
+            "run_id": task.run_id,
+            "epoch": task.epoch,
+            "attempt": task.attempt,
+            "host": socket.gethostname(),
+            "started_at": started_at.isoformat(),
+            "seconds": round(time.monotonic() - start_s, 3),
+        },
+    )
+
+
+def _open(task: Task, name: str, scratch: Path) -> Artifact:
+    source = task.inputs[name]
+    if isinstance(source, Manifest):
+        return open_artifact(task.store, source, scratch)
+    path = Path(source.path)
+    if not path.exists():
+        where = f"{path} on {socket.gethostname()}"
+        raise StepError(task.step.name, f"input {name!r} is not there: {where}")
+    return Artifact(path=path, measurement=path, digest=source.digest, key="")
+
+
+def _tidy(task: Task, winner: Manifest) -> None:
+    """Remove what the commit made useless: checkpoints, and this run's earlier or beaten attempts.
+
+    Only after the commit: before it, a paused process could still wake up and commit what was
+    removed. Attempts of other runs are theirs to remove.
+    """
+    _delete(task.store, task.checkpoint_prefix)
+    with suppress(StoreError, OSError):
+        kept = {manifest.root for manifest in committed_for(task.store, task.key.name)}
+        start = f"{_attempts(task)}/{task.run_id}-e"
+        found = {"/".join(path.split("/")[:3]) for path in task.store.list(_attempts(task))}
+        for root in found - kept - {winner.root}:
+            if root.startswith(start) and root <= task.root:
+                _delete(task.store, root)
+
+
+def _attempts(task: Task) -> str:
+    return f"artifacts/{task.key.digest}"
+
+
+def _delete(store: Store, prefix: str) -> None:
+    """Leftovers cost space, nothing else, so that trouble with them stops nobody."""
+    with suppress(StoreError, OSError):
+        store.delete(prefix)

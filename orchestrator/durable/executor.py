@@ -1,0 +1,110 @@
+"""Where attempts run: the interface, the plain one, and the way to the one on Ray."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import Protocol, TypeAlias
+
+from orchestrator.durable.attempt import Task, execute
+from orchestrator.durable.errors import StoreNotSharedError
+from orchestrator.durable.events import Event, EventReporter
+from orchestrator.durable.failures import Failure
+from orchestrator.durable.manifest import Manifest
+from orchestrator.durable.store import Store
+
+Send: TypeAlias = Callable[[Event], None]
+"""Takes the events of running steps, in the driver."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capacity:
+    """What there is to run steps on."""
+
+    cpus: float = inf
+    gpus: float = inf
+    node_ids: tuple[str, ...] = ("here",)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a submitted attempt ended."""
+
+    step: str
+    result: Manifest | Failure
+
+
+class Executor(Protocol):
+    """Runs attempts; used by one thread."""
+
+    def capacity(self) -> Capacity:
+        """Everything there is, free or not."""
+
+    def submit(self, task: Task) -> None:
+        """Start an attempt, or queue it."""
+
+    def poll(self, wait_s: float) -> list[Outcome]:
+        """Return attempts that ended, waiting up to ``wait_s`` for the first."""
+
+    def cancel(self) -> None:
+        """Stop all attempts; none of them runs any more afterwards."""
+
+    def close(self) -> None:
+        """Let go of what the executor holds; attempts have ended or were cancelled."""
+
+
+StartExecutor: TypeAlias = Callable[[Send], Executor]
+"""Makes an executor when the first step really has to run."""
+
+
+class InProcessExecutor:
+    """Runs attempts in the driver, one at a time, in the order they came."""
+
+    def __init__(self, send: Send, capacity: Capacity | None = None) -> None:
+        self._send, self._capacity = send, capacity or Capacity()
+        self._queue: deque[Task] = deque()
+
+    def capacity(self) -> Capacity:
+        """As given; unlimited otherwise."""
+        return self._capacity
+
+    def submit(self, task: Task) -> None:
+        """Queue it."""
+        self._queue.append(task)
+
+    def poll(self, wait_s: float) -> list[Outcome]:
+        """Run the next one to its end."""
+        if not self._queue:
+            return []
+        task = self._queue.popleft()
+        try:
+            return [
+                Outcome(task.step.name, execute(task, EventReporter(task.step.name, self._send)))
+            ]
+        except Exception as error:  # noqa: BLE001 - a step may raise anything
+            return [Outcome(task.step.name, Failure.of(error))]
+
+    def cancel(self) -> None:
+        """Forget what is queued; nothing runs between two polls."""
+        self._queue.clear()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def on_ray(start_cluster: Callable[[], None]) -> StartExecutor:
+    """Executor on Ray; Ray is imported and ``start_cluster`` called when a step must run."""
+
+    def start(send: Send) -> Executor:
+        from orchestrator.durable.ray_executor import RayExecutor
+
+        start_cluster()
+        return RayExecutor(send)
+
+    return start
+
+
+def check_store_reaches(store: Store, node_ids: tuple[str, ...]) -> None:
+    """Raise StoreNotSharedError if several nodes would each see another store."""
+    if len(node_ids) > 1 and not store.is_shared:
+        raise StoreNotSharedError(store.url, len(node_ids))

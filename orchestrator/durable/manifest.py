@@ -1,0 +1,109 @@
+"""The record whose creation commits a step's result."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from orchestrator.durable.errors import StoreError
+from orchestrator.durable.key import JSON, StepKey, digest
+from orchestrator.durable.store import FileRecord, Store
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """What one committed attempt left behind."""
+
+    key: StepKey
+    generation: int
+    """0, and one more each time that a lost effect or a redo made the step run again."""
+
+    root: str
+    """Folder in the store that holds ``result/`` and ``measurement/``."""
+
+    files: tuple[FileRecord, ...]
+    """Result files, relative to ``result/``, sorted by path."""
+
+    measurements: tuple[FileRecord, ...]
+    """Measurement files, relative to ``measurement/``, sorted by path."""
+
+    values: Mapping[str, JSON]
+    """When, where and in which run and attempt it was made; outside every digest."""
+
+    @property
+    def digest(self) -> str:
+        """Result digest: names and contents of the result files, nothing else."""
+        return digest("result", [[file.path, file.size, file.sha256] for file in self.files])
+
+    @property
+    def path(self) -> str:
+        """Where in the store the manifest itself belongs."""
+        return f"{_folder(self.key)}/{self.generation:06d}.json"
+
+    def to_json(self) -> dict[str, JSON]:
+        """The stored record, sealed with a digest of itself."""
+        record: dict[str, JSON] = {**asdict(self), "schema": SCHEMA, "digest": self.digest}
+        return {**record, "seal": digest("manifest", record)}
+
+
+def read_manifest(store: Store, path: str) -> Manifest:
+    """Read and check one manifest.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        StoreError: If it is damaged, or of a schema that this version does not know.
+    """
+    try:
+        record = json.loads(store.read(path))
+        seal, schema = record.pop("seal"), record.pop("schema")
+        if schema == SCHEMA and seal == digest("manifest", {**record, "schema": schema}):
+            return _from_json(record)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            store.url, path, "is not a manifest; remove it to redo the step"
+        ) from error
+    reason = f"has schema {schema}, this version reads {SCHEMA}: use the gammaray that wrote it"
+    if schema == SCHEMA:
+        reason = "is damaged: its content does not match its seal; remove it to redo the step"
+    raise StoreError(store.url, path, reason)
+
+
+def committed(store: Store, key: StepKey) -> Manifest | None:
+    """Return the valid result for ``key``: the manifest of its highest generation."""
+    paths = store.list(_folder(key))
+    return read_manifest(store, paths[-1]) if paths else None
+
+
+def committed_for(store: Store, name: str) -> list[Manifest]:
+    """All manifests of steps called ``name``, of any key and generation."""
+    return [read_manifest(store, path) for path in store.list(f"manifests/{name}")]
+
+
+def commit(store: Store, manifest: Manifest) -> Manifest:
+    """Make ``manifest`` the result of its key and generation, unless there is one already.
+
+    Returns:
+        The manifest that holds: this one, or that of an earlier commit, which a late one
+        never changes.
+    """
+    data = json.dumps(manifest.to_json(), sort_keys=True, indent=1).encode()
+    if store.create(manifest.path, data):
+        return manifest
+    return read_manifest(store, manifest.path)
+
+
+def _folder(key: StepKey) -> str:
+    return f"manifests/{key.name}/{key.digest}"
+
+
+def _from_json(record: dict[str, Any]) -> Manifest:
+    return Manifest(
+        key=StepKey(**record["key"]),
+        generation=record["generation"],
+        root=record["root"],
+        files=tuple(FileRecord(**file) for file in record["files"]),
+        measurements=tuple(FileRecord(**file) for file in record["measurements"]),
+        values=record["values"],
+    )

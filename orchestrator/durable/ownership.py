@@ -1,0 +1,194 @@
+"""One writer per run: a chain of epoch-numbered objects that can only be created.
+
+Creating ``epochs/000007`` is taking the run over from epoch 6. Whoever holds an epoch renews a
+heartbeat. An observer never compares clocks of two machines: it watches the heartbeat for the
+time-to-live on its own monotonic clock. Only on the owner's own host it can do better, and look
+whether the process is alive.
+"""
+
+import json
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from orchestrator.durable.errors import OwnershipLostError, RunOwnedError, StoreError
+from orchestrator.durable.store import Store
+
+
+class Clock(Protocol):
+    """What of the ``time`` module is needed here."""
+
+    def monotonic(self) -> float:
+        """Seconds from any start; never goes back."""
+
+    def sleep(self, seconds: float, /) -> None:
+        """Wait."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lease:
+    """How long a silent owner is believed, and how often a living one speaks, in seconds."""
+
+    ttl_s: float = 30.0
+    beat_s: float = 3.0
+
+
+class Ownership:
+    """The right to drive a run, held until another driver creates the next epoch."""
+
+    def __init__(self, store: Store, run_id: str, epoch: int, lease: Lease, clock: Clock) -> None:
+        self.run_id, self.epoch = run_id, epoch
+        self._store, self._lease, self._clock = store, lease, clock
+        self._beats = 0
+        self._last_beat_s = clock.monotonic()
+        self._lost: OwnershipLostError | None = None
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._keep_beating, daemon=True)
+
+    def beat(self) -> None:
+        """Renew the lease or notice its loss; a store that is away is forgiven for a while."""
+        try:
+            if self._store.exists(_owner_path(self.run_id, self.epoch + 1)):
+                self._lost = OwnershipLostError(self.run_id, self.epoch, "another driver took over")
+                return
+            self._beats += 1
+            self._store.overwrite(_path(self.run_id, self.epoch, "beat"), b"%d" % self._beats)
+            self._last_beat_s = self._clock.monotonic()
+        except (StoreError, OSError) as error:
+            if self._clock.monotonic() - self._last_beat_s > self._lease.ttl_s:
+                reason = f"the store could not be reached: {error}"
+                self._lost = OwnershipLostError(self.run_id, self.epoch, reason)
+
+    def check(self) -> None:
+        """Raise OwnershipLostError if a heartbeat found the run in other hands."""
+        if self._lost is not None:
+            raise self._lost
+
+    def keep(self) -> None:
+        """Renew the lease from a thread until ``release``."""
+        self._thread.start()
+
+    def release(self) -> None:
+        """Let the next driver in without a wait."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        with suppress(StoreError, OSError):
+            self._store.create(_path(self.run_id, self.epoch, "released"), b"")
+
+    def _keep_beating(self) -> None:
+        while self._lost is None and not self._stopped.wait(self._lease.beat_s):
+            self.beat()
+
+
+def claim(store: Store, run_id: str, *, lease: Lease, clock: Clock) -> Ownership:
+    """Become the one driver of a run; waits up to the time-to-live for a silent owner.
+
+    Raises:
+        RunOwnedError: If another driver lives, or was faster.
+    """
+    last = last_epoch(store, run_id)
+    if last and not is_abandoned(store, run_id, last):
+        _watch(store, run_id, last, lease, clock)
+    epoch = last + 1
+    record = json.dumps(process_identity() | {"claim": uuid.uuid4().hex}).encode()
+    if not store.create(_owner_path(run_id, epoch), record):
+        raise RunOwnedError(run_id, describe_owner(store, run_id, epoch))
+    return Ownership(store, run_id, epoch, lease, clock)
+
+
+def last_epoch(store: Store, run_id: str) -> int:
+    """The highest epoch of a run, 0 if nobody ever drove it."""
+    owners = [path for path in store.list(f"runs/{run_id}/epochs") if path.endswith("/owner.json")]
+    return max((int(path.split("/")[-2]) for path in owners), default=0)
+
+
+def is_abandoned(store: Store, run_id: str, epoch: int) -> bool:
+    """Whether it is certain that the owner of ``epoch`` will not act again."""
+    is_released = store.exists(_path(run_id, epoch, "released"))
+    return is_released or is_dead(_owner(store, run_id, epoch))
+
+
+def describe_owner(store: Store, run_id: str, epoch: int) -> str:
+    """Say who holds an epoch, for a person."""
+    owner = _owner(store, run_id, epoch)
+    return f"process {owner.get('pid')} on {owner.get('host')} (epoch {epoch})"
+
+
+def process_identity() -> dict[str, Any]:
+    """What tells this process from any other on any machine, as far as the system says it."""
+    pid = os.getpid()
+    return {
+        "host": socket.gethostname(),
+        "boot": _boot(),
+        "pid": pid,
+        "process_start": _process_start(pid),
+    }
+
+
+def is_dead(owner: Mapping[str, Any]) -> bool:
+    """Whether the process of an identity is certainly gone: only its own host can tell."""
+    here = process_identity()
+    if not here["boot"] or any(owner.get(name) != here[name] for name in ("host", "boot")):
+        return False
+    return _process_start(int(owner["pid"])) != owner.get("process_start")
+
+
+def _boot() -> str:
+    """Boot of the kernel and process namespace: two containers share the first, not the second."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _process_start(pid: int) -> str:
+    """Start of a process in ticks since boot; "" when there is none, or only its zombie."""
+    try:
+        # The name in parentheses may hold anything, so fields are counted behind it.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def _watch(store: Store, run_id: str, epoch: int, lease: Lease, clock: Clock) -> None:
+    """Return when the owner's heartbeat stood still for the whole time-to-live."""
+    first, start_s = _beat(store, run_id, epoch), clock.monotonic()
+    while clock.monotonic() - start_s < lease.ttl_s:
+        clock.sleep(min(lease.beat_s, lease.ttl_s) / 2)
+        if is_abandoned(store, run_id, epoch):
+            return
+        if _beat(store, run_id, epoch) != first:
+            raise RunOwnedError(run_id, describe_owner(store, run_id, epoch))
+
+
+def _beat(store: Store, run_id: str, epoch: int) -> bytes:
+    try:
+        return store.read(_path(run_id, epoch, "beat"))
+    except FileNotFoundError:
+        return b""
+
+
+def _owner(store: Store, run_id: str, epoch: int) -> dict[str, Any]:
+    path = _owner_path(run_id, epoch)
+    try:
+        owner = json.loads(store.read(path))
+    except ValueError as error:
+        raise StoreError(store.url, path, "is not an owner's record; remove it") from error
+    return dict(owner)
+
+
+def _owner_path(run_id: str, epoch: int) -> str:
+    return _path(run_id, epoch, "owner.json")
+
+
+def _path(run_id: str, epoch: int, name: str) -> str:
+    return f"runs/{run_id}/epochs/{epoch:06d}/{name}"

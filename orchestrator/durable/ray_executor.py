@@ -1,0 +1,167 @@
+"""Attempts as Ray tasks. The only file of this package that imports Ray."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError, TaskCancelledError
+
+from orchestrator.durable.attempt import Task, execute
+from orchestrator.durable.events import Event, EventReporter
+from orchestrator.durable.executor import Capacity, Outcome, Send
+from orchestrator.durable.failures import Failure, FailureKind, classify
+from orchestrator.durable.manifest import Manifest
+
+_GRACE_S = 10.0
+_SEVEREST_FIRST = (
+    # A lost machine makes the other ranks fail in any way, and a bug in one rank breaks the
+    # connections of the others.
+    FailureKind.PREEMPTION,
+    FailureKind.SYSTEM,
+    FailureKind.PERMANENT,
+    FailureKind.TRANSIENT,
+)
+
+
+class RayExecutor:
+    """Runs each attempt as a Ray task on the cluster that this process is connected to."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._board: Any = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
+        self._running: dict[ray.ObjectRef[Any], str] = {}
+
+    def capacity(self) -> Capacity:
+        """All that the cluster's living nodes have."""
+        total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+        return Capacity(
+            cpus=total.get("CPU", 0),
+            gpus=total.get("GPU", 0),
+            node_ids=tuple(node["NodeID"] for node in nodes if node["Alive"]),
+        )
+
+    def submit(self, task: Task) -> None:
+        """Start a Ray task; Ray's own retries are off, since ours know the cause."""
+        needs = task.step.resources
+        remote = ray.remote(_attempt).options(
+            name=task.step.name, num_cpus=needs.cpus, num_gpus=needs.gpus, max_retries=0
+        )
+        self._running[remote.remote(task, self._board)] = task.step.name
+
+    def poll(self, wait_s: float) -> list[Outcome]:
+        """Hand on what the steps said, and return those that ended."""
+        ready: list[ray.ObjectRef[Any]] = []
+        if self._running:
+            ready, _ = ray.wait(list(self._running), timeout=wait_s)
+        self._drain()
+        return [Outcome(self._running.pop(reference), _result(reference)) for reference in ready]
+
+    def cancel(self) -> None:
+        """Interrupt all tasks; kill those that do not stop within a grace time."""
+        for is_forced in (False, True):
+            for reference in self._running:
+                ray.cancel(reference, force=is_forced)
+            if self._running:
+                pending = list(self._running)
+                _, left = ray.wait(pending, num_returns=len(pending), timeout=_GRACE_S)
+                self._running = {reference: self._running[reference] for reference in left}
+
+    def close(self) -> None:
+        """Hand on the last words and remove the board."""
+        self._drain()
+        ray.kill(self._board)
+
+    def _drain(self) -> None:
+        try:
+            events: list[Event] = ray.get(self._board.take.remote(), timeout=_GRACE_S)
+        except RayError:
+            # The board's node is gone or slow: Ray restarts it, and only progress is lost.
+            return
+        for event in events:
+            self._send(event)
+
+
+class Board:
+    """Actor where running steps leave events and the driver collects them."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+
+    def put(self, event: Event) -> None:
+        """Leave an event."""
+        self._events.append(event)
+
+    def take(self) -> list[Event]:
+        """Collect what was left since the last time, in order of arrival."""
+        events, self._events = self._events, []
+        return events
+
+    def flush(self) -> None:
+        """Return when all earlier calls of the same process have arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pin:
+    """Leaves events on the board without waiting; travels to further Ray workers."""
+
+    board: Any = field(repr=False)
+
+    def __call__(self, event: Event) -> None:
+        self.board.put.remote(event)
+
+
+def _attempt(task: Task, board: Any) -> Manifest | Failure:  # noqa: ANN401 - Ray's handle type
+    try:
+        return execute(task, EventReporter(task.step.name, _Pin(board)))
+    except Exception as error:  # noqa: BLE001 - a step may raise anything
+        return describe(error)
+    finally:
+        ray.wait([board.flush.remote()], timeout=_GRACE_S)
+
+
+def _result(reference: "ray.ObjectRef[Any]") -> Manifest | Failure:
+    try:
+        result: Manifest | Failure = ray.get(reference)
+    except RayError as error:
+        return describe(error)
+    return result
+
+
+def describe(error: Exception) -> Failure:
+    """Find what really went wrong behind the wrappers of Ray and Ray Train, and its class."""
+    causes = [(_kind(cause), cause) for cause in _innermost(error)]
+    kind, cause = min(causes, key=lambda found: _SEVEREST_FIRST.index(found[0]))
+    whole = Failure.of(error, kind)
+    if cause is error:
+        return whole
+    inner = Failure.of(cause, kind)
+    return Failure(
+        kind=kind,
+        error_type=inner.error_type,
+        message=inner.message,
+        traceback_text=whole.traceback_text,
+        error=inner.error,
+    )
+
+
+def _innermost(error: Exception) -> Iterator[Exception]:
+    """The errors that ``error`` carries: Ray Train reports one per rank, each wrapped."""
+    wrappers = ("cause", "controller_failure", "health_check_failure", "_base_exc")
+    inner = [getattr(error, name, None) for name in wrappers]
+    inner += getattr(error, "worker_failures", {}).values()
+    found = [cause for cause in inner if isinstance(cause, Exception) and cause is not error]
+    if not found:
+        yield error
+    for cause in found:
+        yield from _innermost(cause)
+
+
+def _kind(error: Exception) -> FailureKind:
+    if getattr(error, "preempted", False) or hasattr(error, "preemption_info"):
+        return FailureKind.PREEMPTION
+    is_lost = isinstance(error, RayError) and not isinstance(error, RayTaskError)
+    if is_lost and not isinstance(error, TaskCancelledError):
+        return FailureKind.SYSTEM
+    return classify(error)

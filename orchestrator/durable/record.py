@@ -1,0 +1,120 @@
+"""What is known of a run without opening its steps: what it was to do, and how far it came."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+
+from orchestrator.durable.key import JSON, digest
+from orchestrator.durable.ownership import is_abandoned, last_epoch
+from orchestrator.durable.states import RunState, StepState
+from orchestrator.durable.step import External, Step
+from orchestrator.durable.store import Store
+
+
+@dataclass(slots=True)
+class StepStatus:
+    """Where a step stands."""
+
+    state: StepState = StepState.WAITING
+    key: str = ""
+    attempt: int = 0
+    reasons: tuple[str, ...] = ()
+    """Why it had to run."""
+
+    failure: str = ""
+    """Its last failure in one line."""
+
+    started_at: str = ""
+    finished_at: str = ""
+
+
+@dataclass(slots=True)
+class RunStatus:
+    """Where a run stands, as of ``updated_at``."""
+
+    run_id: str
+    epoch: int
+    state: RunState = RunState.RUNNING
+    steps: dict[str, StepStatus] = field(default_factory=dict)
+    updated_at: str = ""
+
+
+def run_identity(name: str, recipe: Mapping[str, JSON]) -> str:
+    """Name of the run of these resolved values: the same values continue the same run."""
+    return f"{name}-{digest('run', recipe)[:10]}"
+
+
+def write_spec(
+    store: Store, run_id: str, epoch: int, steps: Iterable[Step], recipe: Mapping[str, JSON]
+) -> None:
+    """Record once per epoch what the run is to do. Settings are left out: they may hold secrets."""
+    described = {
+        step.name: {
+            "function": step.function,
+            "version": step.version,
+            "params": step.params,
+            "inputs": {
+                name: {"digest": source.digest} if isinstance(source, External) else source
+                for name, source in step.inputs.items()
+            },
+            "resources": asdict(step.resources),
+        }
+        for step in steps
+    }
+    data = {"run_id": run_id, "recipe": recipe, "steps": described}
+    store.create(_path(run_id, epoch, "spec.json"), json.dumps(data, indent=1).encode())
+
+
+def write_status(store: Store, status: RunStatus) -> None:
+    """Replace the status of an epoch; a driver that lost the run only writes its own epoch's."""
+    status.updated_at = now()
+    data = json.dumps(asdict(status), indent=1).encode()
+    store.overwrite(_path(status.run_id, status.epoch, "status.json"), data)
+
+
+def read_spec(store: Store, run_id: str) -> dict[str, JSON]:
+    """Return the recipe and steps of a run as last started; raises FileNotFoundError."""
+    path = _path(run_id, last_epoch(store, run_id), "spec.json")
+    return dict(json.loads(store.read(path)))
+
+
+def read_status(store: Store, run_id: str) -> RunStatus:
+    """Return a run's status; one whose driver certainly died is resumable.
+
+    Raises:
+        FileNotFoundError: If the store has no such run.
+    """
+    epoch = last_epoch(store, run_id)
+    if not epoch:
+        raise FileNotFoundError(f"store {store.url} has no run {run_id!r}")
+    try:
+        found = json.loads(store.read(_path(run_id, epoch, "status.json")))
+    except FileNotFoundError:
+        found = {"run_id": run_id, "epoch": epoch}
+    found["state"] = RunState(found.get("state", RunState.RUNNING))
+    found["steps"] = {name: _step_status(step) for name, step in found.get("steps", {}).items()}
+    status = RunStatus(**found)
+    if status.state is RunState.RUNNING and is_abandoned(store, run_id, epoch):
+        status.state = RunState.RESUMABLE
+    return status
+
+
+def list_runs(store: Store) -> list[str]:
+    """Return the ids of all runs in a store, sorted."""
+    return sorted({path.split("/")[1] for path in store.list("runs")})
+
+
+def now() -> str:
+    """The time as records hold it: ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _step_status(step: dict[str, object]) -> StepStatus:
+    status = StepStatus(**step)  # type: ignore[arg-type]
+    status.state, status.reasons = StepState(status.state), tuple(status.reasons)
+    return status
+
+
+def _path(run_id: str, epoch: int, name: str) -> str:
+    return f"runs/{run_id}/epochs/{epoch:06d}/{name}"
