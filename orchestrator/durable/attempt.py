@@ -17,7 +17,7 @@ from orchestrator.durable.errors import StepError, StoreError
 from orchestrator.durable.events import Reporter
 from orchestrator.durable.key import StepKey
 from orchestrator.durable.local import make_directory
-from orchestrator.durable.manifest import Manifest, commit, committed_for
+from orchestrator.durable.manifest import Manifest, commit, generations
 from orchestrator.durable.step import External, Step
 from orchestrator.durable.store import Store
 
@@ -38,7 +38,7 @@ class Task:
     @property
     def root(self) -> str:
         """Folder in the store that belongs to this attempt alone."""
-        return f"{_attempts(self)}/{self.run_id}-e{self.epoch:06d}-a{self.attempt:03d}"
+        return f"artifacts/{self.key.digest}/{self.run_id}-e{self.epoch:06d}-a{self.attempt:03d}"
 
     @property
     def checkpoint_prefix(self) -> str:
@@ -135,17 +135,13 @@ def _tidy(task: Task, winner: Manifest) -> None:
     removed. Attempts of other runs are theirs to remove.
     """
     _delete(task.store, task.checkpoint_prefix)
+    folder = task.root.rpartition("/")[0]
     with suppress(StoreError, OSError):
-        kept = {manifest.root for manifest in committed_for(task.store, task.key.name)}
-        start = f"{_attempts(task)}/{task.run_id}-e"
-        found = {"/".join(path.split("/")[:3]) for path in task.store.list(_attempts(task))}
+        kept = {manifest.root for manifest in generations(task.store, task.key)}
+        found = {"/".join(path.split("/")[:3]) for path in task.store.list(folder)}
         for root in found - kept - {winner.root}:
-            if root.startswith(start) and root <= task.root:
+            if root.startswith(f"{folder}/{task.run_id}-e") and root <= task.root:
                 _delete(task.store, root)
-
-
-def _attempts(task: Task) -> str:
-    return f"artifacts/{task.key.digest}"
 
 
 def _delete(store: Store, prefix: str) -> None:

@@ -1,76 +1,86 @@
 """The errors of the durable run; each knows the exit code of a command that ends with it.
 
-Exit codes: 1 failed, 2 wrong usage or configuration, 3 stopped but resumable. Every class
-hands its fields to ``super().__init__`` so that it survives pickling on its way through Ray.
+Exit codes: 1 failed, 2 wrong usage or configuration, 3 stopped but resumable.
 """
 
 import errno
+from dataclasses import dataclass, fields
 
 _PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT})
 
 
+@dataclass(eq=False)
 class DurableError(Exception):
     """A durable run cannot go on; the message says why and what to do."""
 
-    exit_code: int = 1
+    @property
+    def exit_code(self) -> int:
+        """What a command returns that ends with this error."""
+        return 2
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        """Rebuild from the fields, so that it survives pickling on its way through Ray."""
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
 
+@dataclass(eq=False)
 class StepError(DurableError):
-    """A step is declared wrongly, so no run was started."""
+    """A step is declared wrongly, or names what is not there."""
 
-    exit_code = 2
-
-    def __init__(self, step: str, reason: str) -> None:
-        super().__init__(step, reason)
-        self.step, self.reason = step, reason
+    step: str
+    reason: str
 
     def __str__(self) -> str:
         return f"step {self.step!r}: {self.reason}"
 
 
+@dataclass(eq=False)
 class StoreError(DurableError):
-    """A store cannot be read or written.
+    """A store cannot be read or written."""
 
-    Args:
-        url: Store, without credentials.
-        path: Object within it, or "" for the store as a whole.
-        reason: What is wrong and what to do.
-        error_number: ``errno`` of the cause. A full disk is a stop after which the run
-            goes on (exit code 3), a forbidden one is a wrong configuration (2).
-    """
+    url: str
+    path: str
+    """Object within the store, or "" for the store as a whole."""
 
-    def __init__(self, url: str, path: str, reason: str, error_number: int | None = None) -> None:
-        super().__init__(url, path, reason, error_number)
-        self.url, self.path, self.reason, self.error_number = url, path, reason, error_number
-        self.exit_code = 3 if error_number in _PASSING else 2
+    reason: str
+    error_number: int | None = None
+    """``errno`` of the cause: after a full disk the run goes on, a forbidden one is wrong."""
+
+    @property
+    def exit_code(self) -> int:
+        """3 for what passes, 2 otherwise."""
+        return 3 if self.error_number in _PASSING else 2
 
     def __str__(self) -> str:
-        where = f"{self.url}: {self.path}" if self.path else self.url
-        return f"store {where}: {self.reason}"
+        return f"store {self.url}: {self.path + ': ' if self.path else ''}{self.reason}"
 
 
+@dataclass(eq=False)
 class ArtifactChangedError(DurableError):
     """A committed artifact no longer holds what its manifest says."""
 
-    def __init__(self, step: str, file: str, reason: str) -> None:
-        super().__init__(step, file, reason)
-        self.step, self.file, self.reason = step, file, reason
+    step: str
+    file: str
+    reason: str
+
+    @property
+    def exit_code(self) -> int:
+        """1: the same command fails again."""
+        return 1
 
     def __str__(self) -> str:
         return (
             f"artifact of step {self.step!r} was changed after its commit: {self.file}: "
-            f"{self.reason}. Put the file back, or redo the step ({self.step})"
+            f"{self.reason}. Put the file back, or redo step {self.step}"
         )
 
 
+@dataclass(eq=False)
 class RunOwnedError(DurableError):
     """Another living driver owns the run; nothing was touched."""
 
-    exit_code = 2
-
-    def __init__(self, run_id: str, owner: str) -> None:
-        super().__init__(run_id, owner)
-        self.run_id, self.owner = run_id, owner
+    run_id: str
+    owner: str
 
     def __str__(self) -> str:
         return (
@@ -79,27 +89,30 @@ class RunOwnedError(DurableError):
         )
 
 
+@dataclass(eq=False)
 class OwnershipLostError(DurableError):
-    """Another driver took the run over, so this one stopped; the run goes on there."""
+    """This driver no longer owns the run and stopped; the run goes on elsewhere or later."""
 
-    exit_code = 3
+    run_id: str
+    epoch: int
+    reason: str
 
-    def __init__(self, run_id: str, epoch: int, reason: str) -> None:
-        super().__init__(run_id, epoch, reason)
-        self.run_id, self.epoch, self.reason = run_id, epoch, reason
+    @property
+    def exit_code(self) -> int:
+        """3: the same command continues the run."""
+        return 3
 
     def __str__(self) -> str:
         return f"run {self.run_id}: epoch {self.epoch} no longer owns it: {self.reason}"
 
 
+@dataclass(eq=False)
 class ResourcesError(DurableError):
     """A step needs more than there is."""
 
-    exit_code = 2
-
-    def __init__(self, step: str, needed: str, available: str) -> None:
-        super().__init__(step, needed, available)
-        self.step, self.needed, self.available = step, needed, available
+    step: str
+    needed: str
+    available: str
 
     def __str__(self) -> str:
         return (
@@ -108,14 +121,12 @@ class ResourcesError(DurableError):
         )
 
 
+@dataclass(eq=False)
 class StoreNotSharedError(DurableError):
     """A directory of one machine cannot hold a run of several machines."""
 
-    exit_code = 2
-
-    def __init__(self, url: str, nodes: int) -> None:
-        super().__init__(url, nodes)
-        self.url, self.nodes = url, nodes
+    url: str
+    nodes: int
 
     def __str__(self) -> str:
         return (
@@ -125,24 +136,23 @@ class StoreNotSharedError(DurableError):
         )
 
 
+@dataclass(eq=False)
 class StepFailedError(DurableError):
-    """A step failed for good; what it raised is the ``__cause__`` when it could travel.
+    """A step failed for good; what it raised is the ``__cause__`` when it could travel."""
 
-    Args:
-        step: Name of the step.
-        kind: Class of the last failure: system, preemption, transient or permanent.
-        error_type: Class name of what the step raised.
-        message: What it said.
-        traceback_text: Where, as printed in the process that ran the step.
-    """
+    step: str
+    kind: str
+    """Class of the last failure: system, preemption, transient or permanent."""
 
-    def __init__(
-        self, step: str, kind: str, error_type: str, message: str, traceback_text: str = ""
-    ) -> None:
-        super().__init__(step, kind, error_type, message, traceback_text)
-        self.step, self.kind, self.error_type = step, kind, error_type
-        self.message, self.traceback_text = message, traceback_text
-        self.exit_code = 1 if kind == "permanent" else 3
+    error_type: str
+    message: str
+    traceback_text: str = ""
+    """As printed in the process that ran the step."""
+
+    @property
+    def exit_code(self) -> int:
+        """1 if it would fail the same way again, 3 if another try may do."""
+        return 1 if self.kind == "permanent" else 3
 
     def __str__(self) -> str:
         return f"step {self.step!r} failed ({self.kind}): {self.error_type}: {self.message}"

@@ -17,15 +17,10 @@ _SHOWN = 60
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepKey:
-    """Everything that a step's result is a function of.
-
-    Resources, addresses and paths are never part of it.
-    """
+    """Everything a step's result is a function of: never resources, addresses or paths."""
 
     name: str
     version: int
-    """Hand-set version of the step's meaning."""
-
     params: Mapping[str, JSON]
     inputs: Mapping[str, str]
     """Input name to result digest."""
@@ -45,9 +40,7 @@ class StepKey:
             "params": self.params,
             "inputs": self.inputs,
         }
-        if self.strict_code:
-            parts["source"] = self.source
-        return digest("step", parts)
+        return digest("step", parts | ({"source": self.source} if self.strict_code else {}))
 
 
 def canonical(value: object, where: str = "value") -> bytes:
@@ -58,16 +51,11 @@ def canonical(value: object, where: str = "value") -> bytes:
 
     Raises:
         TypeError: For paths, names that are not text and all else that JSON does not hold.
-        ValueError: For NaN, infinities and broken Unicode. Both say where it is.
+        ValueError: For NaN, infinities and broken Unicode.
     """
-    text = json.dumps(
-        _plain(value, where),
-        sort_keys=True,
-        ensure_ascii=False,
-        allow_nan=False,
-        separators=(",", ":"),
-    )
-    return text.encode()
+    return json.dumps(
+        _plain(value, where), sort_keys=True, ensure_ascii=False, separators=(",", ":")
+    ).encode()
 
 
 def digest(tag: str, value: object) -> str:
@@ -85,19 +73,15 @@ def source_digest(function: str) -> str:
 
 def explain(old: StepKey, new: StepKey) -> list[str]:
     """Say in words how ``new`` differs from ``old``; empty when nothing does."""
-    lines = []
-    if old.version != new.version:
-        lines.append(f"version {old.version} -> {new.version}")
-    lines += _changes(_plain(old.params, "params"), _plain(new.params, "params"), "")
+    lines = list(_changes({"version": old.version}, {"version": new.version}, ""))
+    lines += _changes(_plain(old.params, ""), _plain(new.params, ""), "")
     for name in sorted(old.inputs.keys() | new.inputs.keys()):
-        before, after = old.inputs.get(name), new.inputs.get(name)
+        before, after = old.inputs.get(name, "absent"), new.inputs.get(name, "absent")
         if before != after:
-            lines.append(f"input {name} {(before or 'absent')[:12]} -> {(after or 'absent')[:12]}")
-    if old.source != new.source:
+            lines.append(f"input {name} {before[:12]} -> {after[:12]}")
+    if (old.source, old.strict_code) != (new.source, new.strict_code):
         effect = "" if new.strict_code else " (not part of the key without --strict-code)"
         lines.append(f"code {old.source[:12] or 'absent'} -> {new.source[:12] or 'absent'}{effect}")
-    if old.strict_code != new.strict_code:
-        lines.append(f"strict code {old.strict_code} -> {new.strict_code}")
     return [f"{new.name}: {line}" for line in lines]
 
 
@@ -105,12 +89,13 @@ def _changes(old: object, new: object, where: str) -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         for name in sorted(old.keys() | new.keys()):
             inner = f"{where}.{name}" if where else str(name)
-            if name not in new:
-                yield f"{inner} {_shown(old[name])} -> absent"
-            elif name not in old:
-                yield f"{inner} absent -> {_shown(new[name])}"
-            else:
+            if name in old and name in new:
                 yield from _changes(old[name], new[name], inner)
+            else:
+                before, after = (
+                    _shown(each[name]) if name in each else "absent" for each in (old, new)
+                )
+                yield f"{inner} {before} -> {after}"
     elif canonical(old) != canonical(new):
         yield f"{where} {_shown(old)} -> {_shown(new)}"
 
@@ -122,40 +107,23 @@ def _shown(value: object) -> str:
 
 def _plain(value: object, where: str) -> object:
     """``value`` in exact JSON types."""
-    if value is None or isinstance(value, bool):
-        return value
     if isinstance(value, Mapping):
-        return {_text(name, where): _plain(item, f"{where}.{name}") for name, item in value.items()}
+        for name in value:
+            if not isinstance(name, str):
+                raise TypeError(f"{where} must have text as names, got {name!r}")
+        return {name: _plain(item, f"{where}.{name}") for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
-    return _scalar(value, where)
-
-
-def _scalar(value: object, where: str) -> str | int | float:
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{where} must be a finite number, got {value}")
-        return float(value)
     if isinstance(value, os.PathLike):
         raise TypeError(
             f"{where} must not be a path, got {os.fspath(value)!r}: the same place can hold other "
             "data tomorrow. Declare it as an input, External(digest=..., path=...), or move it to "
             "the settings"
         )
-    if isinstance(value, str):
-        return _text(value, where)
-    raise ValueError(
-        f"{where} must be JSON (text, number, bool, null, list, object), got {value!r}"
-    )
-
-
-def _text(value: object, where: str) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{where} must have text as names, got {value!r}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{where} must be valid Unicode, got {value!r}") from error
-    return str.__str__(value)
+    if not isinstance(value, str | int | float | None):
+        raise TypeError(
+            f"{where} must be JSON (text, number, bool, null, list, object), got {value!r}"
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} must be a finite number, got {value}")
+    return value

@@ -61,19 +61,22 @@ def read_manifest(store: Store, path: str) -> Manifest:
         if schema == SCHEMA and seal == digest("manifest", {**record, "schema": schema}):
             return _from_json(record)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(
-            store.url, path, "is not a manifest; remove it to redo the step"
-        ) from error
-    reason = f"has schema {schema}, this version reads {SCHEMA}: use the gammaray that wrote it"
-    if schema == SCHEMA:
-        reason = "is damaged: its content does not match its seal; remove it to redo the step"
+        reason = "is not a manifest: remove it to redo the step"
+        raise StoreError(store.url, path, reason) from error
+    reason = "does not match its seal: remove it to redo the step"
+    if schema != SCHEMA:
+        reason = f"has schema {schema}, this version reads {SCHEMA}: use the gammaray that wrote it"
     raise StoreError(store.url, path, reason)
 
 
+def generations(store: Store, key: StepKey) -> list[Manifest]:
+    """All results for ``key``; the last is the one that holds."""
+    return [read_manifest(store, path) for path in store.list(_folder(key))]
+
+
 def committed(store: Store, key: StepKey) -> Manifest | None:
-    """Return the valid result for ``key``: the manifest of its highest generation."""
-    paths = store.list(_folder(key))
-    return read_manifest(store, paths[-1]) if paths else None
+    """Return the result for ``key`` that holds, if there is one."""
+    return next(reversed(generations(store, key)), None)
 
 
 def committed_for(store: Store, name: str) -> list[Manifest]:

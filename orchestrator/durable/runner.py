@@ -15,7 +15,7 @@ from orchestrator.durable.failures import Failure, FailureKind, retry_delay_s
 from orchestrator.durable.key import JSON
 from orchestrator.durable.manifest import Manifest
 from orchestrator.durable.ownership import Clock, Lease, Ownership, claim
-from orchestrator.durable.plan import Decision, decide, key_of, order_steps, producers
+from orchestrator.durable.plan import PlannedStep, order_steps, plan_step, producers
 from orchestrator.durable.record import RunStatus, StepStatus, now, write_spec, write_status
 from orchestrator.durable.states import DONE, RunState, StepState, move_step
 from orchestrator.durable.step import Resources, Step
@@ -83,7 +83,7 @@ class Runner:
         self._status = RunStatus(run_id, 0, steps={name: StepStatus() for name in self._steps})
         self._status_due_s = clock.monotonic()
         self._results: dict[str, Manifest] = {}
-        self._decisions: dict[str, Decision] = {}
+        self._plans: dict[str, PlannedStep] = {}
         self._failures: dict[str, Counter[FailureKind]] = {name: Counter() for name in self._steps}
         self._retry_at_s: dict[str, float] = {}
         self._error: StepFailedError | None = None
@@ -176,19 +176,20 @@ class Runner:
         """Reuse or make ready every step whose inputs are there; inputs come first in order."""
         for name in self._in(StepState.WAITING):
             step = self._steps[name]
-            if any(source not in self._results for source in producers(step)):
+            if not self._results.keys() >= set(producers(step)):
                 continue
-            key = key_of(step, self._results, strict_code=self._strict_code)
-            decision = decide(self._store, step, key, self._redo)
-            self._decisions[name] = decision
-            self._status.steps[name].key = key.digest
-            if decision.manifest is None:
-                self._move(name, StepState.READY).reasons = decision.reasons
+            planned = plan_step(
+                self._store, step, self._results, redo=self._redo, strict_code=self._strict_code
+            )
+            self._plans[name] = planned
+            self._status.steps[name].key = planned.key.digest
+            if planned.manifest is None:
+                self._move(name, StepState.READY).reasons = planned.reasons
                 continue
             self._move(name, StepState.REUSED)
-            self._results[name] = decision.manifest
-            self._observer.step_reused(name, decision.manifest)
-            for note in decision.reasons:
+            self._results[name] = planned.manifest
+            self._observer.step_reused(name, planned.manifest)
+            for note in planned.reasons:
                 self._observer.message(name, f"reused although {note}")
 
     def _submit(self) -> None:
@@ -229,14 +230,14 @@ class Runner:
         return cpus + needs.all_cpus <= capacity.cpus and gpus + needs.all_gpus <= capacity.gpus
 
     def _task(self, name: str, attempt: int) -> Task:
-        step, decision = self._steps[name], self._decisions[name]
+        step, planned = self._steps[name], self._plans[name]
         return Task(
             run_id=self._run_id,
             epoch=self._status.epoch,
             attempt=attempt,
             step=step,
-            key=decision.key,
-            generation=decision.generation,
+            key=planned.key,
+            generation=planned.generation,
             store=self._store,
             inputs={
                 name: self._results[source] if isinstance(source, str) else source
