@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gammaray",
-        description="Turns a dense multimodal LLM into a Mixture-of-Depths one, as one durable run.",
+        description="Turns a dense multimodal LLM into a Mixture-of-Depths one.",
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, module in sorted(_verbs().items()):

@@ -13,6 +13,7 @@ from orchestrator.recipe import DigitsData, GammaMoD, Recipe, Training
 from orchestrator.sources import Fingerprints
 from workloads.models.locate import resolve_model
 
+
 def build_steps(
     recipe: Recipe, fingerprints: Fingerprints, *, tracking_uri: str
 ) -> tuple[Step, ...]:

@@ -68,18 +68,22 @@ class LayerChoice(Section):
     """Which layers become Mixture-of-Depths layers, from their ARank."""
 
     policy: Literal[
-        "fraction", "threshold", "lowest", "knee", "explicit", "random", "all", "release"
+        "fraction", "threshold", "lowest", "knee", "explicit", "release", "random", "all"
     ] = "fraction"
     fraction: Share = 0.9
     threshold: Annotated[float, Field(gt=0.0)] | None = None
+    relative_threshold: Share | None = None
+    """A threshold as a share of the sequence length."""
     count: Positive | None = None
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    heuristic: str | None = None
+    """A layer pattern of the released codes."""
     always_dense: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
     seed: int = 0
 
     @model_validator(mode="after")
     def _has_what_its_policy_needs(self) -> "LayerChoice":
-        needed = {"threshold": "threshold", "lowest": "count", "explicit": "layers"}
+        needed = {"lowest": "count", "explicit": "layers"}
         field = needed.get(self.policy)
         if field is not None and getattr(self, field) is None:
             raise ValueError(f"policy {self.policy!r} needs the key {field!r}")
@@ -92,9 +96,10 @@ class GammaMoD(Section):
     method: Literal["gamma"]
     capacity_ratio: Share
     """Share of the routable tokens that a converted layer computes."""
-    protect: Literal["none", "question", "question+answer", "image-only"] = "question"
+    masked: Literal["none", "question", "question+answer", "image-only"] = "question"
+    """Which tokens are protected."""
     shared_router: bool = True
-    auxiliary_weight: Annotated[float, Field(ge=0.0)] = 0.01
+    aux_weight: Annotated[float, Field(ge=0.0)] = 0.01
     layers: LayerChoice = LayerChoice()
 
 
@@ -102,11 +107,13 @@ class PMoD(Section):
     """The p-MoD preset: TanhNorm, STRing and progressive ratio decay."""
 
     method: Literal["p_mod"]
+    schedule: Literal["cosine", "linear"] = "cosine"
+    mean_retention: Share = 0.5
     max_ratio: Share = 0.85
+    """Layers whose share of computed tokens is above stay dense."""
     min_ratio: Share = 0.15
-    mean_ratio: Share = 0.5
-    schedule: Literal["shifted_cosine", "shifted_linear"] = "shifted_cosine"
-    tanh_scale: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    """A token's weight is ``1 + alpha * tanh(logit)``."""
 
 
 class Evaluation(Section):
@@ -138,6 +145,8 @@ class Workers(Section):
     training: Positive = 2
     cpus: Annotated[float, Field(gt=0.0)] = 1.0
     """CPUs of one worker."""
+    memory_gb: Annotated[float, Field(gt=0.0)] = 4.0
+    """Memory of one worker, GiB; what a cluster manifest asks for."""
     gpus: Annotated[float, Field(ge=0.0)] = 0.0
     """GPUs of one worker."""
     max_failures: Annotated[int, Field(ge=0)] = 3

@@ -68,7 +68,10 @@ def _find(name_or_path: str) -> Path:
     if not path.is_file():
         known = ", ".join(shipped_recipes())
         raise RecipeError(
-            name_or_path, None, "", f"no such recipe; give the path of a YAML file or one of: {known}"
+            name_or_path,
+            None,
+            "",
+            f"no such recipe; give the path of a YAML file or one of: {known}",
         )
     return path
 
@@ -156,8 +159,9 @@ def _reason(problem: Mapping[str, Any], path: Sequence[str]) -> str:
     if problem["type"] == "missing":
         return "missing; the recipe must set it"
     if problem["type"] == "union_tag_invalid":
-        context = problem["ctx"]
-        return f"{context['discriminator']} must be one of {context['expected_tags']}, got {context['tag']!r}"
+        known = problem["ctx"]
+        expected = f"{known['discriminator']} must be one of {known['expected_tags']}"
+        return f"{expected}, got {known['tag']!r}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] in ("value_error", "model_type", "union_tag_not_found"):
         return message

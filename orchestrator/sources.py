@@ -29,7 +29,9 @@ class Fingerprints:
         if not folder.is_dir():
             raise PreflightError(f"{folder}: no such folder; expected a Hugging Face model folder")
         if not (folder / "config.json").is_file():
-            raise PreflightError(f"{folder}: has no config.json; expected a Hugging Face model folder")
+            raise PreflightError(
+                f"{folder}: has no config.json; expected a Hugging Face model folder"
+            )
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         return self._combined((path.relative_to(folder).as_posix(), path) for path in files)
 
@@ -43,11 +45,7 @@ class Fingerprints:
             raise PreflightError(f"{json_file}: no such file; expected LLaVA-format JSON")
         if not images.is_dir():
             raise PreflightError(f"{images}: no such folder; expected the folder of the images")
-        listing = [
-            f"{path.relative_to(images).as_posix()} {(stat := path.stat()).st_size} {stat.st_mtime_ns}"
-            for path in sorted(images.rglob("*"))
-            if path.is_file()
-        ]
+        listing = [_listed(path, images) for path in sorted(images.rglob("*")) if path.is_file()]
         listed = hashlib.sha256("\n".join(listing).encode()).hexdigest()
         return hashlib.sha256(f"{self._file(json_file)} {listed}".encode()).hexdigest()
 
@@ -69,3 +67,8 @@ class Fingerprints:
             with path.open("rb") as file:
                 self._known[identity] = hashlib.file_digest(file, "sha256").hexdigest()
         return self._known[identity]
+
+
+def _listed(path: Path, root: Path) -> str:
+    stat = path.stat()
+    return f"{path.relative_to(root).as_posix()} {stat.st_size} {stat.st_mtime_ns}"
