@@ -62,7 +62,7 @@ def check_machine(folder: Path) -> Iterator[Finding]:
 def check_cluster(address: str, environment: Mapping[str, str]) -> Finding:
     """Try to reach the Ray cluster whose dashboard is at ``address``."""
     try:
-        cluster = JobCluster(address, environment)
+        cluster = JobCluster.connect(address, environment)
     except ClusterError as error:
         return Finding("ray cluster", Level.FAIL, address, str(error))
     return Finding("ray cluster", Level.OK, f"{cluster.address} answers")

@@ -39,7 +39,7 @@ class Entrypoint:
         for override in self.overrides:
             if not re.match(r"[^=\s]+=", override):
                 raise UsageError(f"{override!r}: expected key=value, such as finetune.steps=500")
-        if self.store is not None and not is_remote(self.store) and not self.store.startswith("/"):
+        if self.store is not None and not _URL.match(self.store) and self.store[:1] != "/":
             raise UsageError(
                 f"--store {self.store}: a relative path is another folder on the cluster; "
                 "give an absolute path that its machines share, or a URL such as s3://bucket/runs"

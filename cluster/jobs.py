@@ -3,11 +3,12 @@
 import asyncio
 import os
 import socket
+import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from cluster.errors import ClusterError, ExitCode, UsageError
@@ -33,6 +34,11 @@ class JobOutcome:
     """What Ray says about it."""
 
     @property
+    def has_ended(self) -> bool:
+        """Whether the status is final."""
+        return self.status not in {"PENDING", "RUNNING"}
+
+    @property
     def exit_code(self) -> ExitCode:
         """The job's own exit code where it is one of ours, else the nearest."""
         if self.status == "FAILED" and self.driver_exit_code in set(ExitCode) - {ExitCode.DONE}:
@@ -55,27 +61,64 @@ class JobOutcome:
         return f"{job} failed with exit code {self.driver_exit_code}"
 
 
+class JobDetails(Protocol):
+    """The part of Ray's ``JobDetails`` that is used here."""
+
+    status: Any
+    """A member of Ray's ``JobStatus``."""
+    driver_exit_code: int | None
+    message: str | None
+
+
+class JobClient(Protocol):
+    """The part of ``ray.job_submission.JobSubmissionClient`` that is used here."""
+
+    def submit_job(
+        self,
+        *,
+        entrypoint: str,
+        runtime_env: dict[str, Any] | None,
+        submission_id: str | None,
+        metadata: dict[str, str] | None,
+    ) -> str:
+        """Start a job; returns its submission id."""
+
+    def get_job_info(self, job_id: str, /) -> "JobDetails":
+        """Ask how a job stands."""
+
+    def tail_job_logs(self, job_id: str, /) -> AsyncIterator[str]:
+        """The job's output from its beginning until it ends or the connection is lost."""
+
+
 class JobCluster:
     """A Ray cluster as its job API shows it.
 
     Args:
-        address: ``http://HEAD:8265``, the address of Ray's dashboard.
-        environment: Where ``RAY_AUTH_MODE`` and ``RAY_AUTH_TOKEN`` are looked up for messages;
-            Ray itself reads them from the process.
-
-    Raises:
-        UsageError: If ``address`` is not an http address.
-        ClusterError: If nothing answers there, or it wants another token.
+        client: Ray's client of the job API.
+        address: ``http://HEAD:8265``, for messages.
+        environment: Where the token's variables are looked up, for messages; Ray itself reads
+            them from the process.
     """
 
-    def __init__(self, address: str, environment: Mapping[str, str]) -> None:
-        self.address = address.rstrip("/")
+    def __init__(self, client: JobClient, address: str, environment: Mapping[str, str]) -> None:
+        self._client = client
+        self.address = address
         self._environment = environment
-        _check_reachable(self.address)
-        with self._clear_errors(), _explicit_address():
+
+    @classmethod
+    def connect(cls, address: str, environment: Mapping[str, str]) -> "JobCluster":
+        """Reach the cluster whose dashboard is at ``address``.
+
+        Raises:
+            UsageError: If ``address`` is not an http address.
+            ClusterError: If nothing answers there, or it wants another token.
+        """
+        address = address.rstrip("/")
+        _check_reachable(address)
+        with _clear_errors(address, environment), _explicit_address():
             from ray.job_submission import JobSubmissionClient
 
-            self._client = JobSubmissionClient(self.address)
+            return cls(JobSubmissionClient(address), address, environment)
 
     def submit(
         self,
@@ -86,7 +129,7 @@ class JobCluster:
         metadata: Mapping[str, str],
     ) -> str:
         """Start ``shell_line`` on the head node; returns the job's submission id."""
-        with self._clear_errors():
+        with _clear_errors(self.address, self._environment):
             return self._client.submit_job(
                 entrypoint=shell_line,
                 runtime_env=dict(runtime_env),
@@ -96,7 +139,7 @@ class JobCluster:
 
     def outcome(self, submission_id: str) -> JobOutcome:
         """Ask how a job stands."""
-        with self._clear_errors():
+        with _clear_errors(self.address, self._environment):
             details = self._client.get_job_info(submission_id)
         return JobOutcome(
             submission_id=submission_id,
@@ -105,70 +148,83 @@ class JobCluster:
             message=details.message,
         )
 
-    def follow(self, submission_id: str, write: Callable[[str], object]) -> JobOutcome:
+    def follow(
+        self,
+        submission_id: str,
+        write: Callable[[str], object],
+        *,
+        reconnect_delays_s: Sequence[float] = RECONNECT_DELAYS_S,
+    ) -> JobOutcome:
         """Pass on the job's output until it ends.
 
-        A lost connection is taken up again where it broke, for about a minute.
+        A lost connection is taken up again where it broke, after each of the delays in turn.
 
         Raises:
             ClusterError: If the cluster stays away; the job itself goes on.
         """
-        return asyncio.run(self._follow(submission_id, write))
+        position = 0
 
-    async def _follow(self, submission_id: str, write: Callable[[str], object]) -> JobOutcome:
-        import aiohttp
+        def write_unseen(text: str, start: int) -> None:
+            nonlocal position
+            unseen = text[max(0, position - start) :]
+            position += len(unseen)
+            if unseen:
+                write(unseen)
 
-        written = 0
-        delays = iter(RECONNECT_DELAYS_S)
+        delays = iter(reconnect_delays_s)
         while True:
-            position = 0
+            before = position
             try:
-                async for text in self._client.tail_job_logs(submission_id):
-                    # Ray sends the log from its beginning after every connection.
-                    unseen = text[max(0, written - position) :]
-                    position += len(text)
-                    if unseen:
-                        write(unseen)
-                        written = position
-                        delays = iter(RECONNECT_DELAYS_S)
+                asyncio.run(self._tail(submission_id, write_unseen))
                 outcome = self.outcome(submission_id)
-                if outcome.status not in {"PENDING", "RUNNING"}:
+            except ClusterError as error:
+                reason = str(error)
+            else:
+                if outcome.has_ended:
                     return outcome
                 reason = "the log ended while the job was running"
-            except (OSError, RuntimeError, aiohttp.ClientError, ClusterError) as error:
-                reason = str(error)
+            if position > before:
+                delays = iter(reconnect_delays_s)
             delay = next(delays, None)
             if delay is None:
                 raise ClusterError(
-                    f"lost {self.address} ({reason}); the job goes on: "
+                    f"lost {self.address} ({reason}); the job goes on, follow it with: "
                     f"ray job logs --address {self.address} --follow {submission_id}"
                 )
-            await asyncio.sleep(delay)
+            time.sleep(delay)
 
-    @contextmanager
-    def _clear_errors(self) -> Iterator[None]:
-        from ray.exceptions import AuthenticationError
+    async def _tail(self, submission_id: str, write: Callable[[str, int], None]) -> None:
+        """Write what comes, each piece with its place in the log."""
+        import aiohttp
 
+        start = 0
         try:
-            yield
-        except AuthenticationError as error:
-            raise ClusterError(self._token_message(str(error))) from error
-        except (OSError, RuntimeError) as error:
-            raise ClusterError(f"{self.address}: {error}") from error
+            async for text in self._client.tail_job_logs(submission_id):
+                write(text, start)
+                start += len(text)
+        except (OSError, RuntimeError, aiohttp.ClientError) as error:
+            raise ClusterError(str(error)) from error
 
-    def _token_message(self, said: str) -> str:
-        missing = [
-            name for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN") if name not in self._environment
-        ]
-        if missing:
-            state = f"not set here: {' and '.join(missing)}"
-        else:
-            state = f"RAY_AUTH_MODE is {self._environment['RAY_AUTH_MODE']!r} and a token is set"
-        return (
-            f"{self.address} wants the cluster's token: set RAY_AUTH_MODE=token and "
-            f"RAY_AUTH_TOKEN to the same value as on the cluster ({state}). "
-            f"It said: {said.splitlines()[0]}"
-        )
+
+@contextmanager
+def _clear_errors(address: str, environment: Mapping[str, str]) -> Iterator[None]:
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
+    except AuthenticationError as error:
+        raise ClusterError(_token_message(address, environment, error.message)) from error
+    except (OSError, RuntimeError) as error:
+        raise ClusterError(f"{address}: {error}") from error
+
+
+def _token_message(address: str, environment: Mapping[str, str], said: str) -> str:
+    missing = [name for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN") if not environment.get(name)]
+    state = f"not set here: {' and '.join(missing)}" if missing else "both are set here"
+    return (
+        f"{address} wants the cluster's token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the "
+        f"same value as on the cluster ({state}). It said: {said.splitlines()[0]}"
+    )
 
 
 def _check_reachable(address: str) -> None:

@@ -140,8 +140,8 @@ def _workers(plan: Plan, options: KubeRayOptions) -> tuple[int, PodSize]:
 
 
 def _object_name(run_id: str) -> str:
-    slug = re.sub(r"[^a-z0-9]+", "-", run_id.lower())
-    return f"gammaray-{slug}"[:LONGEST_NAME].strip("-")
+    slug = re.sub(r"[^a-z0-9]+", "-", f"gammaray-{run_id}".lower())
+    return slug[:LONGEST_NAME].strip("-")
 
 
 def _metadata(name: str, options: KubeRayOptions) -> dict[str, Any]:

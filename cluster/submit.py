@@ -72,7 +72,7 @@ def _configure_manifest(group: "argparse._ArgumentGroup") -> None:
 
 
 def _submit(args: argparse.Namespace, entrypoint: Entrypoint) -> int:
-    cluster = JobCluster(args.address, args.environment)
+    cluster = JobCluster.connect(args.address, args.environment)
     with _recipe_folder(entrypoint) as folder:
         runtime_env: dict[str, Any] = {"env_vars": environment_variables(args.env)}
         if folder is not None:

@@ -1,0 +1,124 @@
+"""A real ``ray start --head`` of its own: own ports, own token, ended by its process ids."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+START_TIMEOUT_S = 90.0
+END_TIMEOUT_S = 20.0
+SCRIPTS = Path(sys.executable).parent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RayHead:
+    """A running head node with two CPUs and its job API."""
+
+    address: str
+    environment: Mapping[str, str]
+    """What a client process needs: the token, and this environment's commands on PATH."""
+
+    def submit(
+        self,
+        *arguments: str,
+        timeout_s: float = 120.0,
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``gammaray submit --address HEAD`` with further arguments, as a user would.
+
+        Args:
+            arguments: For instance ``"digits"``, ``"finetune.steps=4"``, ``"--store"``, a folder;
+                ``"--entrypoint"`` and a command run something else than the pipeline.
+            timeout_s: How long the job may take.
+            environment: Instead of the head's own, to come with another token.
+        """
+        recipe, *rest = arguments
+        command = [str(SCRIPTS / "gammaray"), "submit", recipe, *rest, "--address", self.address]
+        return subprocess.run(
+            command,
+            env=dict(self.environment if environment is None else environment),
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+
+@contextmanager
+def ray_head_node() -> Iterator[RayHead]:
+    """Start a head, wait until it takes jobs, and end all its processes at the end."""
+    token = secrets.token_hex(16)
+    environment = os.environ | {
+        "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+    }
+    environment.pop("RAY_ADDRESS", None)
+    dashboard, agent, client = _free_ports(3)
+    # Sockets live below this folder and their paths may have 107 characters.
+    folder = tempfile.mkdtemp(prefix="gr-", dir="/tmp")
+    command = [
+        str(SCRIPTS / "ray"), "start", "--head", "--block", "--disable-usage-stats",
+        "--num-cpus=2", "--include-dashboard=true", f"--temp-dir={folder}", "--port=0",
+        f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
+        f"--ray-client-server-port={client}",
+    ]  # fmt: skip
+    log = Path(folder, "start.log")
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+    try:
+        address = f"http://127.0.0.1:{dashboard}"
+        _wait_until_ready(process, address, token, log)
+        yield RayHead(address=address, environment=environment)
+    finally:
+        _end(process)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_until_ready(
+    process: subprocess.Popen[bytes], address: str, token: str, log: Path
+) -> None:
+    request = urllib.request.Request(
+        f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"}
+    )
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            urllib.request.urlopen(request, timeout=5).close()
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return
+    raise RuntimeError(f"the Ray head did not come up:\n{log.read_text()}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    family = [psutil.Process(process.pid)] if process.poll() is None else []
+    family += [child for parent in family for child in parent.children(recursive=True)]
+    process.terminate()
+    _, alive = psutil.wait_procs(family, timeout=END_TIMEOUT_S)
+    for left in alive:
+        left.kill()
+    psutil.wait_procs(alive, timeout=END_TIMEOUT_S)
+    process.wait()
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [int(listener.getsockname()[1]) for listener in listeners]
