@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,14 +87,25 @@ class Ownership:
             self.beat()
 
 
-def claim(store: Store, run_id: str, *, lease: Lease, clock: Clock) -> Ownership:
-    """Become the one driver of a run; waits up to the time-to-live for a silent owner.
+def claim(
+    store: Store, run_id: str, *, lease: Lease, clock: Clock, tell: Callable[[str], None]
+) -> Ownership:
+    """Become the one driver of a run.
+
+    Args:
+        store: Where the run is.
+        run_id: Which run.
+        lease: How long a silent owner is waited for.
+        clock: Time, for tests.
+        tell: Told before such a wait.
 
     Raises:
         RunOwnedError: If another driver lives, or was faster.
     """
     last = last_epoch(store, run_id)
     if last and not is_abandoned(store, run_id, last):
+        owner = describe_owner(store, run_id, last)
+        tell(f"run {run_id} was left by {owner}; waiting up to {lease.ttl_s:g} s for a sign of it")
         _watch(store, run_id, last, lease, clock)
     epoch = last + 1
     record = json.dumps(process_identity() | {"claim": uuid.uuid4().hex}).encode()

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
 from orchestrator.durable.key import JSON, digest
 from orchestrator.durable.ownership import is_abandoned, last_epoch
 from orchestrator.durable.states import RunState, StepState
-from orchestrator.durable.step import External, Step
+from orchestrator.durable.step import Step
 from orchestrator.durable.store import Store
 
 
@@ -49,19 +49,7 @@ def write_spec(
     store: Store, run_id: str, epoch: int, steps: Iterable[Step], recipe: Mapping[str, JSON]
 ) -> None:
     """Record once per epoch what the run is to do. Settings are left out: they may hold secrets."""
-    described = {
-        step.name: {
-            "function": step.function,
-            "version": step.version,
-            "params": step.params,
-            "inputs": {
-                name: {"digest": source.digest} if isinstance(source, External) else source
-                for name, source in step.inputs.items()
-            },
-            "resources": asdict(step.resources),
-        }
-        for step in steps
-    }
+    described = [asdict(replace(step, settings={})) for step in steps]
     data = {"run_id": run_id, "recipe": recipe, "steps": described}
     store.create(_path(run_id, epoch, "spec.json"), json.dumps(data, indent=1).encode())
 

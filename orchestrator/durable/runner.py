@@ -3,12 +3,13 @@
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.durable.artifact import Artifact, open_artifact
 from orchestrator.durable.attempt import Task
-from orchestrator.durable.errors import DurableError, ResourcesError, StepFailedError
+from orchestrator.durable.errors import DurableError, ResourcesError, StepFailedError, StoreError
 from orchestrator.durable.events import Observer
 from orchestrator.durable.executor import Executor, StartExecutor, check_store_reaches
 from orchestrator.durable.failures import Failure, FailureKind, retry_delay_s
@@ -18,7 +19,7 @@ from orchestrator.durable.ownership import Clock, Lease, Ownership, claim
 from orchestrator.durable.plan import PlannedStep, order_steps, plan_step, producers
 from orchestrator.durable.record import RunStatus, StepStatus, now, write_spec, write_status
 from orchestrator.durable.states import DONE, RunState, StepState, move_step
-from orchestrator.durable.step import Resources, Step
+from orchestrator.durable.step import Step
 from orchestrator.durable.store import Store
 
 _POLL_S = 0.5
@@ -98,26 +99,35 @@ class Runner:
             ResourcesError: If a step needs more than there is.
             KeyboardInterrupt: After everything was stopped; the run can be resumed.
         """
-        self.start()
-        try:
-            while not self.tick(_POLL_S):
-                self._rest()
-        except BaseException as error:
-            self._stop(error)
-            raise
-        if self._error is not None:
-            self._stop(self._error)
-            raise self._error
-        self._finish(RunState.SUCCEEDED)
+        with ExitStack() as leaving:
+            self._start(leaving)
+            try:
+                spec = (self._steps.values(), self._recipe)
+                write_spec(self._store, self._run_id, self._status.epoch, *spec)
+                while not self.tick(_POLL_S):
+                    self._rest()
+            except BaseException as error:
+                self._stop(error)
+                raise
+            if self._error is not None:
+                self._stop(self._error)
+                raise self._error
+            self._status.state = RunState.SUCCEEDED
         return RunResult(store=self._store, manifests=self._results)
 
-    def start(self) -> None:
-        """Take ownership and record what is to be done."""
-        self._ownership = claim(self._store, self._run_id, lease=self._lease, clock=self._clock)
-        self._ownership.keep()
+    def _start(self, leaving: ExitStack) -> None:
+        """Take ownership of the run; what must be undone, however it ends, goes to ``leaving``."""
+        self._ownership = claim(
+            self._store,
+            self._run_id,
+            lease=self._lease,
+            clock=self._clock,
+            tell=lambda text: self._observer.message("run", text),
+        )
         self._status.epoch = self._ownership.epoch
-        steps = self._steps.values()
-        write_spec(self._store, self._run_id, self._status.epoch, steps, self._recipe)
+        leaving.callback(self._ownership.release)
+        leaving.callback(self._close)
+        self._ownership.keep()
 
     def tick(self, wait_s: float = 0.0) -> bool:
         """Take in what ended, decide what can be decided, start what fits; True when all is over.
@@ -193,18 +203,24 @@ class Runner:
                 self._observer.message(name, f"reused although {note}")
 
     def _submit(self) -> None:
-        due = [
-            n for n in self._in(StepState.BACKOFF) if self._retry_at_s[n] <= self._clock.monotonic()
-        ]
-        for name in (*due, *self._in(StepState.READY)):
-            executor = self._executor or self._begin()
-            if not self._fits(self._steps[name].resources, executor):
-                continue
-            status = self._move(name, StepState.RUNNING)
-            status.attempt += 1
-            status.started_at = now()
-            executor.submit(self._task(name, status.attempt))
-            self._observer.step_started(name, status.attempt, status.reasons)
+        now_s = self._clock.monotonic()
+        names = [name for name in self._in(StepState.BACKOFF) if self._retry_at_s[name] <= now_s]
+        names += self._in(StepState.READY)
+        if not names:
+            return
+        executor = self._executor or self._begin()
+        capacity = executor.capacity()
+        taken = [self._steps[name].resources for name in self._in(StepState.RUNNING)]
+        cpus = capacity.cpus - sum(each.all_cpus for each in taken)
+        gpus = capacity.gpus - sum(each.all_gpus for each in taken)
+        for name in names:
+            needs = self._steps[name].resources
+            if needs.all_cpus <= cpus and needs.all_gpus <= gpus:
+                cpus, gpus = cpus - needs.all_cpus, gpus - needs.all_gpus
+                status = self._move(name, StepState.RUNNING)
+                status.attempt, status.started_at = status.attempt + 1, now()
+                executor.submit(self._task(name, status.attempt))
+                self._observer.step_started(name, status.attempt, status.reasons)
 
     def _begin(self) -> Executor:
         """Start the executor, and find out before any work what it cannot do."""
@@ -221,13 +237,6 @@ class Runner:
                     f"{capacity.cpus:g} and {capacity.gpus:g}",
                 )
         return self._executor
-
-    def _fits(self, needs: Resources, executor: Executor) -> bool:
-        capacity = executor.capacity()
-        running = [self._steps[name].resources for name in self._in(StepState.RUNNING)]
-        cpus = sum(taken.all_cpus for taken in running)
-        gpus = sum(taken.all_gpus for taken in running)
-        return cpus + needs.all_cpus <= capacity.cpus and gpus + needs.all_gpus <= capacity.gpus
 
     def _task(self, name: str, attempt: int) -> Task:
         step, planned = self._steps[name], self._plans[name]
@@ -252,24 +261,21 @@ class Runner:
             self._clock.sleep(max(0.0, min(_POLL_S, min(waits) - self._clock.monotonic())))
 
     def _record(self, *, at_once: bool = False) -> None:
+        """Write the status now and then. A store that is away for a while stops nobody here."""
         if at_once or self._clock.monotonic() >= self._status_due_s:
             self._status_due_s = self._clock.monotonic() + _STATUS_S
-            write_status(self._store, self._status)
+            with suppress(StoreError, OSError):
+                write_status(self._store, self._status)
 
     def _stop(self, error: BaseException) -> None:
-        if self._executor is not None:
-            self._executor.cancel()
+        is_failed = isinstance(error, DurableError) and error.exit_code != 3
+        self._status.state = RunState.FAILED if is_failed else RunState.RESUMABLE
         for name in self._in(StepState.RUNNING):
             self._move(name, StepState.CANCELLED)
-        is_failed = isinstance(error, DurableError) and error.exit_code != 3
-        self._finish(RunState.FAILED if is_failed else RunState.RESUMABLE)
+        if self._executor is not None:
+            self._executor.cancel()
 
-    def _finish(self, state: RunState) -> None:
-        self._status.state = state
-        try:
-            self._record(at_once=True)
-        finally:
-            if self._executor is not None:
-                self._executor.close()
-            if self._ownership is not None:
-                self._ownership.release()
+    def _close(self) -> None:
+        self._record(at_once=True)
+        if self._executor is not None:
+            self._executor.close()
