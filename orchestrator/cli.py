@@ -10,7 +10,6 @@ import sys
 from collections.abc import Sequence
 from enum import IntEnum
 from importlib.metadata import entry_points
-from types import ModuleType
 
 from orchestrator.durable import DurableError
 from orchestrator.errors import PreflightError, RecipeError
@@ -29,17 +28,13 @@ class ExitCode(IntEnum):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``gammaray``; returns its exit code."""
-    parser = _parser()
-    args = parser.parse_args(argv)
+    args = _parse(list(sys.argv[1:] if argv is None else argv))
     try:
         return int(args.execute(args))
     except KeyboardInterrupt:
         _say("interrupted; the same command continues from here")
         return ExitCode.INTERRUPTED
-    except (RecipeError, PreflightError) as error:
-        _say(str(error))
-        return ExitCode.WRONG_USAGE
-    except WorkloadError as error:
+    except (RecipeError, PreflightError, WorkloadError) as error:
         _say(str(error))
         return ExitCode.WRONG_USAGE
     except DurableError as error:
@@ -47,22 +42,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(argv: list[str]) -> argparse.Namespace:
+    """Parse ``argv``, importing only the verb it names; for help and for a wrong one, all."""
     parser = argparse.ArgumentParser(
-        prog="gammaray",
-        description="Turns a dense multimodal LLM into a Mixture-of-Depths one.",
+        prog="gammaray", description="Turns a dense multimodal LLM into a Mixture-of-Depths one."
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, module in sorted(_verbs().items()):
+    known = {entry.name: entry for entry in entry_points(group="gammaray.commands")}
+    named = [name for name in argv[:1] if name in known] or sorted(known)
+    for name in named:
+        module = known[name].load()
         summary = (module.__doc__ or "").strip().splitlines()[0]
         verb = verbs.add_parser(name, help=summary, description=summary)
         module.configure(verb)
         verb.set_defaults(execute=module.execute, environment=dict(os.environ))
-    return parser
-
-
-def _verbs() -> dict[str, ModuleType]:
-    return {entry.name: entry.load() for entry in entry_points(group="gammaray.commands")}
+    return parser.parse_args(argv)
 
 
 def _say(text: str) -> None:

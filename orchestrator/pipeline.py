@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.durable import External, Resources, Step
 from orchestrator.recipe import DigitsData, GammaMoD, Recipe, Training
 from orchestrator.sources import Fingerprints
-from workloads.models.locate import resolve_model
+from workloads.models import resolve_model
 
 
 def build_steps(

@@ -181,4 +181,12 @@ class Recipe(Section):
 
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same run: every value but the hardware and the addresses."""
-        return self.model_dump(mode="json", by_alias=True, exclude={"workers", "tracking"})
+        return self.model_dump(mode="json", by_alias=True, exclude=_NOT_IDENTITY)
+
+
+_NOT_IDENTITY: dict[str, Any] = {
+    "workers": True,
+    "tracking": True,
+    "align": {"checkpoint_every"},
+    "finetune": {"checkpoint_every"},
+}

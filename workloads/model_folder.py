@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from workloads import mod
-from workloads.models import load_model, load_processor
+from workloads.models import load_model
 
 
 def open_model_folder(path: Path) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -18,7 +18,8 @@ def open_model_folder(path: Path) -> tuple[PreTrainedModel, ProcessorMixin]:
     """
     if not is_converted_folder(path):
         return load_model(path)
-    return mod.load_pretrained(path), load_processor(path)
+    processor = AutoProcessor.from_pretrained(path, local_files_only=True)
+    return mod.load_pretrained(path), processor
 
 
 def save_model_folder(model: PreTrainedModel, processor: ProcessorMixin, path: Path) -> None:

@@ -37,7 +37,7 @@ def test_hardware_and_addresses_are_no_part_of_the_identity() -> None:
         ("mod.capacity_ratio=2", r"mod\.capacity_ratio: .*less than or equal to 1, got 2"),
         ("seed=a", r"seed: .*valid integer, got 'a'"),
         ("align.steps=1.5", r"align\.steps: .*valid integer, got 1\.5"),
-        ("mod.layers.policy=threshold", r"mod\.layers: .*needs the key 'threshold'"),
+        ("mod.layers.policy=lowest", r"mod\.layers: .*needs the key 'count'"),
         ("data.source=llav", r"data: 'source' must be one of .*'llava', got 'llav'"),
         ("seed", r"expected key=value"),
         ("seed.deep=1", r"'seed' is a value, not a section"),

@@ -1,0 +1,81 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.durable import External, Step
+from orchestrator.errors import PreflightError
+from orchestrator.pipeline import build_steps
+from orchestrator.recipe_file import load_recipe
+from orchestrator.sources import Fingerprints
+
+TRACKING_URI = "sqlite:////nowhere/mlflow.db"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def steps_of(model: Path, *overrides: str) -> dict[str, Step]:
+    recipe = load_recipe("digits", [f"model={model}", *overrides])
+    fingerprints = Fingerprints(model.parent / "fingerprints.json")
+    return {s.name: s for s in build_steps(recipe, fingerprints, tracking_uri=TRACKING_URI)}
+
+
+def test_both_twins_start_from_the_aligned_model_and_learn_from_the_same_batches(
+    model: Path,
+) -> None:
+    steps = steps_of(model)
+    dense, mod = steps["finetune-dense"], steps["finetune-mod"]
+    assert dense.params == mod.params
+    assert dense.inputs["model"] == "align"
+    assert mod.inputs["model"] == "convert"
+    assert steps["convert"].inputs["model"] == "align"
+
+
+def test_only_a_method_that_measures_layers_waits_for_arank(model: Path) -> None:
+    assert steps_of(model)["convert"].inputs["arank"] == "arank"
+    assert "arank" not in steps_of(model, "mod={method: p_mod}")["convert"].inputs
+
+
+def test_hardware_and_addresses_are_settings_and_never_parameters(model: Path) -> None:
+    changed = steps_of(
+        model, "workers.training=7", "finetune.checkpoint_every=3", "tracking.experiment=other"
+    )
+    for name, step in steps_of(model).items():
+        assert changed[name].params == step.params, name
+    assert changed["finetune-mod"].settings["workers"] == 7
+
+
+def test_a_changed_model_file_changes_the_digest_and_a_touched_one_does_not(model: Path) -> None:
+    def digest() -> str:
+        base = steps_of(model)["align"].inputs["model"]
+        assert isinstance(base, External)
+        return base.digest
+
+    before = digest()
+    (model / "config.json").touch()
+    assert digest() == before
+    (model / "config.json").write_text('{"a": 1}')
+    assert digest() != before
+
+
+def test_a_missing_dataset_is_refused_before_anything_starts(model: Path, tmp_path: Path) -> None:
+    data = {"source": "llava", "train": "t.json", "evaluation": "e.json", "images": str(tmp_path)}
+    with pytest.raises(PreflightError, match=r"t\.json: no such file; expected LLaVA"):
+        steps_of(model, f"data={json.dumps(data)}")
+
+
+def test_planning_a_run_imports_neither_torch_nor_ray_nor_mlflow() -> None:
+    code = (
+        "import sys; import orchestrator.launch, orchestrator.commands.run; "
+        "print(sorted({'torch', 'ray', 'mlflow', 'deepspeed'} & set(sys.modules)))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
