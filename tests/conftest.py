@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.ray_head import RayHead, ray_head_node
+
 # Read by libraries when they are imported, so they are set before any test module is.
 os.environ.update(
     {
@@ -34,3 +36,10 @@ def local_ray() -> Iterator[None]:
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def ray_head() -> Iterator[RayHead]:
+    """A ``ray start --head`` that takes jobs; ended with the module, since it keeps CPUs busy."""
+    with ray_head_node() as head:
+        yield head

@@ -35,7 +35,7 @@ class RayHead:
         timeout_s: float = 120.0,
         environment: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run ``gammaray submit --address HEAD`` with further arguments, as a user would.
+        """Run ``gammaray submit`` to this head, as a user would.
 
         Args:
             arguments: For instance ``"digits"``, ``"finetune.steps=4"``, ``"--store"``, a folder;
@@ -43,8 +43,19 @@ class RayHead:
             timeout_s: How long the job may take.
             environment: Instead of the head's own, to come with another token.
         """
-        recipe, *rest = arguments
-        command = [str(SCRIPTS / "gammaray"), "submit", recipe, *rest, "--address", self.address]
+        command = [str(SCRIPTS / "gammaray"), "submit", *arguments, "--address", self.address]
+        return self._run(command, timeout_s, environment)
+
+    def ray_job_submit(
+        self, *command: str, timeout_s: float = 120.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``ray job submit --address HEAD -- COMMAND``, which knows nothing of gammaray."""
+        submit = [str(SCRIPTS / "ray"), "job", "submit", "--address", self.address, "--", *command]
+        return self._run(submit, timeout_s, None)
+
+    def _run(
+        self, command: list[str], timeout_s: float, environment: Mapping[str, str] | None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command,
             env=dict(self.environment if environment is None else environment),
