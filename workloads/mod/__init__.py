@@ -1,0 +1,19 @@
+from workloads.mod.accounting import nominal_skip
+from workloads.mod.calibrate import calibrate_threshold
+from workloads.mod.config import MoDConfig
+from workloads.mod.convert import convert, is_converted, mod_config, revert
+from workloads.mod.record import RoutingRecord
+from workloads.mod.state import load_pretrained, save_pretrained
+
+__all__ = [
+    "MoDConfig",
+    "RoutingRecord",
+    "calibrate_threshold",
+    "convert",
+    "is_converted",
+    "load_pretrained",
+    "mod_config",
+    "nominal_skip",
+    "revert",
+    "save_pretrained",
+]

@@ -1,0 +1,74 @@
+"""Thresholds that skip at inference what top-k skipped in training."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workloads.errors import ConversionError
+from workloads.mod.convert import mod_config, set_config
+from workloads.mod.record import Observed, RoutingRecord
+from workloads.mod.router import selection_score
+
+
+def calibrate_threshold(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> float:
+    """Set the prompt thresholds of a converted model so that measured skip matches nominal.
+
+    The model runs with the training rule (top-k) and each layer's scores of routable tokens are
+    collected; its threshold is the score that parts the nominal share from the rest. A layer
+    has its own because a shared router spreads its scores differently from layer to layer.
+
+    Args:
+        model: Converted with ``inference="threshold"``; its mode is left as it was.
+        batches: Keyword arguments of ``forward``; ``labels`` are ignored.
+
+    Returns:
+        The mean of the layers' thresholds; ``mod_config(model).thresholds`` holds each.
+
+    Raises:
+        ConversionError: If the model has no thresholds, or the batches no routable token.
+    """
+    config = mod_config(model)
+    if config.thresholds is None or config.inference != "threshold":
+        raise ConversionError("calibration needs inference='threshold', this model has 'topk'")
+    record = _Scores()
+    was_training = model.training
+    set_config(model, replace(config, inference="topk"))
+    try:
+        model.eval()
+        with torch.no_grad():
+            for batch in batches:
+                inputs = {name: value for name, value in batch.items() if name != "labels"}
+                model(**inputs, routing_record=record, use_cache=False)
+    finally:
+        model.train(was_training)
+        set_config(model, config)
+    thresholds = tuple(record.threshold(layer) for layer in config.layers)
+    set_config(model, replace(config, thresholds=thresholds))
+    return sum(thresholds) / len(thresholds)
+
+
+class _Scores(RoutingRecord):
+    """Scores of the routable tokens, per layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scores: dict[int, list[Tensor]] = {}
+
+    def observe(self, forward: Observed, layer: int, routed: Tensor, logits: Tensor | None) -> None:
+        super().observe(forward, layer, routed, logits)
+        if logits is not None:
+            scores = selection_score(logits, forward.config)  # type: ignore[attr-defined]
+            self._scores.setdefault(layer, []).append(scores[forward.routable].cpu())
+
+    def threshold(self, layer: int) -> float:
+        scores = torch.cat(self._scores.get(layer, [torch.empty(0)]))
+        if scores.numel() == 0:
+            raise ConversionError("the calibration batches hold no routable token", layer)
+        kept = round((1.0 - self.per_layer()[layer]["routable"]) * scores.numel())
+        ordered = scores.sort(descending=True).values
+        if kept >= scores.numel():
+            return 0.0
+        return float((ordered[kept - 1] + ordered[kept]) / 2)

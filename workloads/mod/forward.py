@@ -1,0 +1,302 @@
+"""MoDModel and MoDDecoder: how token kinds travel down to the layers, and losses back up."""
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache
+
+from workloads.errors import ConversionError
+from workloads.kinds import TokenKind
+from workloads.mod.cache import install
+from workloads.mod.config import MoDConfig
+from workloads.mod.foreign import Foreign
+from workloads.mod.guard import refuse_dense_loading
+from workloads.mod.kinds import check_kinds, default_kinds, with_padding
+from workloads.mod.record import RoutingRecord
+from workloads.mod.routing_pass import RoutingPass, kind_mask
+
+_CACHES = (None, "dynamic")
+
+
+@dataclass(slots=True)
+class DecoderState:
+    """What a converted decoder knows.
+
+    Args:
+        config: The MoD configuration; calibration replaces it.
+        is_plain_causal: Whether the dense decoder hides the future and padding, nothing else.
+    """
+
+    config: MoDConfig
+    is_plain_causal: bool
+
+
+class MoDDecoder(nn.Module):
+    """Base of a converted decoder class: makes the state that its layers share in one forward."""
+
+    dense_class: ClassVar[type[nn.Module]]
+    mod_state: DecoderState
+    mod_router: nn.Module | None
+    config: Foreign
+
+    def forward(
+        self,
+        *args: Foreign,
+        token_kinds: Tensor | None = None,
+        routing_record: RoutingRecord | None = None,
+        router_losses: dict[int, Tensor] | None = None,
+        **kwargs: Foreign,
+    ) -> Foreign:
+        """Run the dense decoder with routing in its converted layers.
+
+        Args:
+            *args: The dense decoder's positional arguments.
+            token_kinds: int64 ``(batch, seq)`` of ``TokenKind``.
+            routing_record: Where to count what layers skip.
+            router_losses: Receives each layer's router loss.
+            **kwargs: The dense decoder's keyword arguments.
+
+        Raises:
+            ValueError: If ``token_kinds`` is missing or does not fit.
+            ConversionError: If the cache cannot hold what the layers compute.
+        """
+        call = _by_name(self.dense_class, args) | kwargs
+        tokens = call.get("inputs_embeds")
+        tokens = call.get("input_ids") if tokens is None else tokens
+        if token_kinds is None or tokens is None:
+            raise ValueError("token_kinds is required: call the whole model, or pass it")
+        kinds = check_kinds(token_kinds, (tokens.shape[0], tokens.shape[1]))
+        past = self._cache(call)
+        call["routing_pass"] = self._routing_pass(
+            with_padding(kinds, call.get("attention_mask")),
+            tokens.device,
+            past_length=0 if past is None else int(past.get_seq_length()),
+            attention_mask=call.get("attention_mask"),
+            losses=router_losses,
+            record=routing_record,
+        )
+        return super().forward(**call)
+
+    def _cache(self, call: dict[str, Any]) -> Foreign:
+        if call.get("use_cache") is None:
+            # Nobody reads the keys of a training forward, and storing them copies them.
+            call["use_cache"] = self.config.use_cache and not self.training
+        if call.get("past_key_values") is None and call["use_cache"]:
+            call["past_key_values"] = DynamicCache(config=self.config)
+        past = call.get("past_key_values")
+        if past is not None:
+            install(past, self.mod_state.config.layers)
+        return past
+
+    def _routing_pass(
+        self,
+        kinds: Tensor,
+        device: torch.device,
+        *,
+        past_length: int,
+        attention_mask: Foreign,
+        losses: dict[int, Tensor] | None,
+        record: RoutingRecord | None,
+    ) -> RoutingPass:
+        config = self.mod_state.config
+        routable_kinds = config.routable_kinds(is_training=self.training)
+        if past_length > 0 and not self.training and config.inference == "topk":
+            # Top-k over generated tokens would let later ones decide on earlier ones.
+            routable_kinds = tuple(k for k in routable_kinds if k is not TokenKind.ANSWER)
+        real, routable = _counts(kinds, routable_kinds)
+        is_2d = isinstance(attention_mask, Tensor) and attention_mask.dim() == 2
+        return RoutingPass(
+            config=config,
+            kinds=kinds.to(device, non_blocking=True),
+            real_counts=real,
+            routable_counts=routable,
+            routable_kinds=routable_kinds,
+            is_training=self.training,
+            past_length=past_length,
+            shared_router=self.mod_router if config.shared_router else None,
+            rotary=self.get_submodule("rotary_emb"),
+            attention=str(self.config._attn_implementation),
+            is_plain_causal=self.mod_state.is_plain_causal and is_2d,
+            losses=losses,
+            record=record,
+        )
+
+
+class MoDModel(nn.Module):
+    """Base of a converted model class: token kinds in, router losses out, generation included."""
+
+    dense_class: ClassVar[type[nn.Module]]
+    config: Foreign
+
+    def forward(
+        self,
+        *args: Foreign,
+        token_kinds: Tensor | None = None,
+        routing_record: RoutingRecord | None = None,
+        **kwargs: Foreign,
+    ) -> Foreign:
+        """Run the dense model's forward with routing.
+
+        Args:
+            *args: The dense model's positional arguments.
+            token_kinds: int64 ``(batch, seq)`` of ``TokenKind``; derived from ``input_ids``,
+                ``labels`` and ``attention_mask`` if absent.
+            routing_record: Where to count what layers skip.
+            **kwargs: The dense model's keyword arguments.
+
+        Returns:
+            What the dense model returns. In training with ``labels``, ``loss`` is the language
+            model's loss plus ``aux_weight`` times the sum of the layers' router losses.
+
+        Raises:
+            ValueError: If ``token_kinds`` is neither given nor derivable, or does not fit.
+        """
+        call = _by_name(self.dense_class, args) | kwargs
+        if token_kinds is None:
+            token_kinds = self._default_kinds(call)
+        return_dict = call.pop("return_dict", None)
+        labels = call.get("labels")
+        losses: dict[int, Tensor] | None = None
+        if self.training and labels is not None and self.mod_config.aux_weight > 0.0:
+            losses = {}
+        outputs = super().forward(
+            **call,
+            token_kinds=token_kinds,
+            routing_record=routing_record,
+            router_losses=losses,
+            return_dict=True,
+        )
+        if labels is not None:
+            self._add_router_loss(outputs, losses, routing_record)
+        if return_dict is None:
+            return_dict = getattr(self.config, "return_dict", True)
+        return outputs if return_dict else outputs.to_tuple()
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        *args: Foreign,
+        token_kinds: Tensor | None = None,
+        **kwargs: Foreign,
+    ) -> dict[str, Any]:
+        """Add the kinds of the tokens that the next forward gets."""
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # type: ignore[misc]
+        if token_kinds is not None:
+            tokens = inputs.get("inputs_embeds")
+            tokens = inputs["input_ids"] if tokens is None else tokens
+            inputs["token_kinds"] = token_kinds[:, -tokens.shape[1] :]
+        return inputs
+
+    def save_pretrained(self, save_directory: Foreign, *args: Foreign, **kwargs: Foreign) -> None:
+        """Save like the dense model, so that a dense loader refuses the folder by name."""
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        refuse_dense_loading(Path(save_directory))
+
+    @property
+    def mod_config(self) -> MoDConfig:
+        """The MoD configuration in force."""
+        state: DecoderState = self.get_decoder().mod_state  # type: ignore[operator]
+        return state.config
+
+    def _update_model_kwargs_for_generation(
+        self, outputs: Foreign, model_kwargs: dict[str, Any], *args: Foreign, **kwargs: Foreign
+    ) -> dict[str, Any]:
+        length = None
+        if (kinds := model_kwargs.get("token_kinds")) is not None:
+            length = kwargs.get("num_new_tokens", args[1] if len(args) > 1 else 1)
+            generated = kinds.new_full((kinds.shape[0], length), TokenKind.ANSWER)
+            model_kwargs["token_kinds"] = torch.cat([kinds, generated], dim=1)
+        updated: dict[str, Any] = super()._update_model_kwargs_for_generation(  # type: ignore[misc]
+            outputs, model_kwargs, *args, **kwargs
+        )
+        return updated
+
+    def _prepare_cache_for_generation(
+        self,
+        generation_config: Foreign,
+        model_kwargs: dict[str, Any],
+        *args: Foreign,
+        **kwargs: Foreign,
+    ) -> Foreign:
+        implementation = generation_config.cache_implementation
+        if implementation not in _CACHES:
+            raise ConversionError(
+                f"cache_implementation={implementation!r} cannot hold what Mixture-of-Depths "
+                "layers store, leave it out"
+            )
+        if generation_config.prefill_chunk_size is not None:
+            raise ConversionError(
+                "prefill_chunk_size would choose tokens chunk by chunk and change the result, "
+                "leave it out"
+            )
+        return super()._prepare_cache_for_generation(  # type: ignore[misc]
+            generation_config, model_kwargs, *args, **kwargs
+        )
+
+    def _default_kinds(self, call: dict[str, Any]) -> Tensor:
+        input_ids = call.get("input_ids")
+        if input_ids is None:
+            raise ValueError("token_kinds is required with inputs_embeds, got none")
+        past = call.get("past_key_values")
+        return default_kinds(
+            input_ids,
+            image_token_id=image_token_id(self.config),
+            labels=call.get("labels"),
+            past_length=0 if past is None else int(past.get_seq_length()),
+        )
+
+    def _add_router_loss(
+        self, outputs: Foreign, losses: dict[int, Tensor] | None, record: RoutingRecord | None
+    ) -> None:
+        if record is not None:
+            record.lm_loss, record.router_loss = outputs.loss.detach(), None
+        if not losses:
+            return
+        total = torch.stack([loss.to(outputs.loss.device) for loss in losses.values()]).sum()
+        if record is not None:
+            record.router_loss = total.detach()
+        if torch.is_grad_enabled() and not total.requires_grad:
+            raise ConversionError(
+                "the router loss has no gradient: use gradient checkpointing with "
+                "use_reentrant=False, and do not freeze everything before the routers"
+            )
+        outputs.loss = outputs.loss + self.mod_config.aux_weight * total
+
+
+def image_token_id(config: Foreign) -> int | None:
+    """Id that stands for one image feature in ``input_ids``, or None if the model has none."""
+    for name in ("image_token_id", "image_token_index"):
+        token = getattr(config, name, None)
+        if token is not None:
+            return int(token)
+    return None
+
+
+def extended_signature(dense_class: type[nn.Module]) -> inspect.Signature:
+    """The dense ``forward``'s signature with our two arguments: ``generate`` reads it."""
+    signature = inspect.signature(dense_class.forward)
+    ours = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
+        for name in ("token_kinds", "routing_record")
+    ]
+    given = list(signature.parameters.values())
+    keywords = [p for p in given if p.kind is inspect.Parameter.VAR_KEYWORD]
+    return signature.replace(parameters=[p for p in given if p not in keywords] + ours + keywords)
+
+
+def _by_name(dense_class: type[nn.Module], args: tuple[Any, ...]) -> dict[str, Any]:
+    if not args:
+        return {}
+    names = list(inspect.signature(dense_class.forward).parameters)[1:]
+    return dict(zip(names, args, strict=False))
+
+
+def _counts(kinds: Tensor, routable: tuple[TokenKind, ...]) -> tuple[list[int], list[int]]:
+    """Real and routable tokens per row: the one thing the host must know of the kinds."""
+    real = (kinds != TokenKind.PAD).sum(1)
+    counts = torch.stack([real, kind_mask(kinds, routable).sum(1)]).tolist()
+    return counts[0], counts[1]

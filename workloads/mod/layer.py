@@ -1,0 +1,227 @@
+"""MoDLayer: a converted decoder layer. Gather, run the dense layer, scatter back."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from workloads.mod.anatomy import Anatomy, map_first
+from workloads.mod.cache import MoDCacheLayer
+from workloads.mod.foreign import Foreign
+from workloads.mod.masks import additive, gathered_mask, seen_mask
+from workloads.mod.router import TokenRouter
+from workloads.mod.routing import Selection, flat_rows, gather_rows, pack, unpack
+from workloads.mod.routing_pass import RoutingPass
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSlot:
+    """Where a converted layer stands.
+
+    Args:
+        index: Its place among the converted layers.
+        layer: Its index in the decoder.
+        anatomy: Names of its parts.
+    """
+
+    index: int
+    layer: int
+    anatomy: Anatomy
+
+
+class MoDLayer(nn.Module):
+    """Base of every converted layer class; the dense layer class stands behind it in the MRO.
+
+    Instances are never constructed: conversion changes the class of a dense layer, so its
+    parameters keep their names, and sets ``mod_slot``.
+    """
+
+    dense_class: ClassVar[type[nn.Module]]
+    mod_slot: LayerSlot
+    mod_router: TokenRouter | None
+
+    def forward(self, hidden_states: Tensor, *args: Foreign, **kwargs: Foreign) -> Foreign:
+        """Run the dense layer on the tokens that the router chose.
+
+        Args:
+            hidden_states: ``(batch, seq, hidden)``.
+            *args: The dense layer's other positional arguments.
+            **kwargs: Its keyword arguments, and ``routing_pass`` from the converted decoder.
+
+        Returns:
+            What the dense layer returns, with hidden states of all ``seq`` tokens.
+
+        Raises:
+            ValueError: If ``routing_pass`` is missing.
+        """
+        call = dict(zip(self.mod_slot.anatomy.arguments, args, strict=False)) | kwargs
+        routing: RoutingPass | None = call.pop("routing_pass", None)
+        if routing is None:
+            raise ValueError("a Mixture-of-Depths layer runs only inside its converted decoder")
+        routing = routing.to(hidden_states.device)
+        slot = self.mod_slot.index
+        logits = self._logits(hidden_states, routing) if routing.needs_router else None
+        weight = None if logits is None else routing.weights(logits)
+        selection = None if logits is None else routing.choose(slot, logits)
+        routing.observe(slot, logits, selection)
+        if selection is None:
+            return self._run_whole(hidden_states, weight, call, routing)
+        assert weight is not None
+        return self._run_selected(hidden_states, weight, selection, call, routing)
+
+    def _logits(self, hidden_states: Tensor, routing: RoutingPass) -> Tensor:
+        router = routing.shared_router if routing.shared_router is not None else self.mod_router
+        assert router is not None
+        if routing.config.router_input == "normed":
+            hidden_states = getattr(self, self.mod_slot.anatomy.norm)(hidden_states)
+        logits: Tensor = router(hidden_states)
+        return logits
+
+    def _run_whole(
+        self,
+        hidden_states: Tensor,
+        weight: Tensor | None,
+        call: dict[str, Any],
+        routing: RoutingPass,
+    ) -> Foreign:
+        cache = _layer_cache(call, self.mod_slot.layer)
+        if cache is not None:
+            batch, seq_len = hidden_states.shape[:2]
+            columns = torch.arange(seq_len, device=hidden_states.device).expand(batch, seq_len)
+            valid = routing.real if routing.has_padding else None
+            self._use_cache(cache, Selection(columns, valid), call, hidden_states, routing)
+        with self._branch_times(weight):
+            return super().forward(hidden_states, **call)
+
+    def _run_selected(
+        self,
+        hidden_states: Tensor,
+        weight: Tensor,
+        selection: Selection,
+        call: dict[str, Any],
+        routing: RoutingPass,
+    ) -> Foreign:
+        base = self._carried(hidden_states, weight, selection, routing)
+        columns, valid = selection.columns, selection.valid
+        cache = _layer_cache(call, self.mod_slot.layer)
+        if columns.shape[1] == 0:
+            assert cache is not None
+            cache.skip(hidden_states.shape[1])
+            return base
+        tables = call["position_embeddings"]
+        call["position_embeddings"] = tuple(gather_rows(table, columns) for table in tables)
+        # transformers would take the gaps between kept positions for packed sequences.
+        call["position_ids"] = None
+        if cache is None or cache.columns is None:
+            call["attention_mask"] = _prompt_mask(call, selection, hidden_states, routing)
+        if cache is not None:
+            self._use_cache(cache, selection, call, hidden_states, routing)
+        elif routing.config.positions == "compact":
+            _compact_positions(call, columns, 0, hidden_states, routing)
+        rows = flat_rows(columns, hidden_states.shape[1])
+        with self._branch_times(weight.gather(1, columns)):
+            output = super().forward(pack(hidden_states, rows), **call)
+        return map_first(output, lambda computed: unpack(base, computed, rows, valid))
+
+    def _carried(
+        self, hidden_states: Tensor, weight: Tensor, selection: Selection, routing: RoutingPass
+    ) -> Tensor:
+        """What skipped tokens leave with: themselves, or themselves reweighted (STRing)."""
+        if routing.config.reweight == "routed":
+            return hidden_states
+        scale = torch.where(routing.routable, weight, 1.0)
+        return hidden_states * scale.unsqueeze(-1).to(hidden_states.dtype)
+
+    def _use_cache(
+        self,
+        cache: MoDCacheLayer,
+        selection: Selection,
+        call: dict[str, Any],
+        hidden_states: Tensor,
+        routing: RoutingPass,
+    ) -> None:
+        """Announce the selection to the cache and set what depends on the keys stored before."""
+        is_first = cache.columns is None
+        stored, seq_len = cache.stored_lengths(), hidden_states.shape[1]
+        columns = selection.columns + routing.past_length
+        key_columns, key_valid = cache.extend(columns, selection.valid, seq_len)
+        if routing.config.positions == "compact":
+            _compact_positions(call, columns, stored, hidden_states, routing)
+        if not is_first:
+            call["attention_mask"] = _cached_mask(
+                call, selection.columns, columns, key_columns, key_valid, hidden_states, routing
+            )
+
+    @contextmanager
+    def _branch_times(self, weight: Tensor | None) -> Iterator[None]:
+        """Multiply the branch's output by ``weight`` ``(batch, tokens)`` while the layer runs."""
+        if weight is None:
+            yield
+            return
+        factor = weight.unsqueeze(-1)
+        handle = getattr(self, self.mod_slot.anatomy.branch).register_forward_hook(
+            lambda _module, _args, output: map_first(output, lambda t: t * factor.to(t.dtype))
+        )
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def _layer_cache(call: Mapping[str, Any], layer: int) -> MoDCacheLayer | None:
+    cache = call.get("past_key_values")
+    if cache is None:
+        return None
+    stored = cache.layers[layer]
+    assert isinstance(stored, MoDCacheLayer)
+    return stored
+
+
+def _prompt_mask(
+    call: Mapping[str, Any], selection: Selection, hidden_states: Tensor, routing: RoutingPass
+) -> Tensor | None:
+    given = call.get("attention_mask")
+    if given is None:
+        return None
+    if routing.is_plain_causal:
+        # Kept tokens come first, so causality alone hides the slots behind them.
+        if routing.attention != "eager":
+            return None
+        return routing.causal(selection.columns.shape[1], hidden_states)
+    return gathered_mask(given, selection.columns, selection.columns, selection.valid)
+
+
+def _cached_mask(
+    call: Mapping[str, Any],
+    rows: Tensor,
+    columns: Tensor,
+    key_columns: Tensor,
+    key_valid: Tensor | None,
+    hidden_states: Tensor,
+    routing: RoutingPass,
+) -> Tensor | None:
+    given = call.get("attention_mask")
+    if given is not None and not routing.is_plain_causal:
+        return gathered_mask(given, rows, key_columns, key_valid)
+    if columns.shape[1] == 1 and key_valid is None:
+        return None
+    if "flash" in routing.attention:
+        return key_valid
+    seen = seen_mask(columns, key_columns, key_valid)
+    return additive(seen, hidden_states.dtype) if routing.attention == "eager" else seen
+
+
+def _compact_positions(
+    call: dict[str, Any],
+    columns: Tensor,
+    stored: Tensor | int,
+    hidden_states: Tensor,
+    routing: RoutingPass,
+) -> None:
+    """Number the tokens of this layer 0, 1, ... as the released gamma-MoD does."""
+    assert routing.rotary is not None
+    positions = torch.arange(columns.shape[1], device=columns.device).expand_as(columns) + stored
+    call["position_embeddings"] = routing.rotary(hidden_states, positions)

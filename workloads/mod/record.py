@@ -1,0 +1,98 @@
+"""RoutingRecord: what Mixture-of-Depths layers skipped, measured while they ran."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from workloads.kinds import TokenKind
+
+
+class Observed(Protocol):
+    """What a record reads of a forward in progress."""
+
+    kinds: Tensor
+    routable: Tensor
+
+
+class RoutingRecord:
+    """Counts skipped tokens per layer and kind, over any number of forwards.
+
+    Pass one as ``routing_record`` to ``forward`` or ``generate``; in generation the prompt is
+    counted, the generated tokens are not. Nothing waits for the device before the figures are
+    asked for. Padding is neither a token nor skipped.
+
+    Args:
+        keep_masks: Also keep every layer's mask of routed tokens.
+
+    Attributes:
+        masks: Per layer, one bool ``(batch, seq)`` for each forward, True at routed tokens.
+        lm_loss: Language-model loss of the last forward with labels, detached.
+        router_loss: Sum of the layers' router losses in that forward, before ``aux_weight``.
+    """
+
+    def __init__(self, keep_masks: bool = False) -> None:
+        self._keep_masks = keep_masks
+        self._totals: dict[int, Tensor] = {}
+        self._skipped: dict[int, Tensor] = {}
+        self.masks: dict[int, list[Tensor]] = {}
+        self.lm_loss: Tensor | None = None
+        self.router_loss: Tensor | None = None
+
+    def observe(self, forward: Observed, layer: int, routed: Tensor, logits: Tensor | None) -> None:
+        """Count one layer of one forward.
+
+        Args:
+            forward: The forward in progress: token kinds and which of them are routable.
+            layer: Decoder layer index.
+            routed: bool ``(batch, seq)``.
+            logits: float32 ``(batch, seq)`` router logits, None if the router was not needed.
+        """
+        kinds, routable = forward.kinds.view(-1), forward.routable.view(-1)
+        # Routable tokens are counted apart from protected ones of the same kind.
+        bins = kinds + len(TokenKind) * routable
+        ones = torch.ones_like(bins, dtype=torch.float64)
+        zeros = torch.zeros(2 * len(TokenKind), dtype=torch.float64, device=bins.device)
+        totals = zeros.scatter_add(0, bins, ones)
+        skipped = zeros.scatter_add(0, bins, (~routed.view(-1)).double())
+        self._totals[layer] = self._totals.get(layer, zeros) + totals
+        self._skipped[layer] = self._skipped.get(layer, zeros) + skipped
+        if self._keep_masks:
+            self.masks.setdefault(layer, []).append(routed)
+
+    def per_layer(self) -> dict[int, dict[str, float]]:
+        """Skipped share of each layer's tokens, by kind and as ``all`` and ``routable``.
+
+        Returns:
+            Layer index to ``{"all", "routable", kinds seen: share in [0, 1]}``.
+        """
+        shares: dict[int, dict[str, float]] = {}
+        for layer in sorted(self._totals):
+            totals = self._totals[layer].view(2, -1).tolist()
+            skipped = self._skipped[layer].view(2, -1).tolist()
+            shares[layer] = _shares(totals, skipped)
+        return shares
+
+    def skip_all(self) -> float:
+        """Skipped share of all tokens, averaged over the recorded layers; 0 if there are none."""
+        return self._mean("all")
+
+    def skip_routable(self) -> float:
+        """Skipped share of the routable tokens, averaged over the recorded layers."""
+        return self._mean("routable")
+
+    def _mean(self, key: str) -> float:
+        layers = self.per_layer()
+        return sum(shares[key] for shares in layers.values()) / len(layers) if layers else 0.0
+
+
+def _shares(totals: list[list[float]], skipped: list[list[float]]) -> dict[str, float]:
+    real = [kind for kind in TokenKind if kind is not TokenKind.PAD]
+    seen = {kind: totals[0][kind] + totals[1][kind] for kind in real}
+    lost = {kind: skipped[0][kind] + skipped[1][kind] for kind in real}
+    shares = {
+        "all": sum(lost.values()) / max(sum(seen.values()), 1.0),
+        "routable": sum(skipped[1]) / max(sum(totals[1]), 1.0),
+    }
+    named = {kind.name.lower(): lost[kind] / seen[kind] for kind in real if seen[kind]}
+    return shares | named

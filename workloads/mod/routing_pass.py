@@ -1,0 +1,158 @@
+"""RoutingPass: what the layers of one forward share, travelling as an argument."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from workloads.kinds import TokenKind
+from workloads.mod.config import MoDConfig
+from workloads.mod.masks import causal_mask
+from workloads.mod.record import RoutingRecord
+from workloads.mod.router import branch_weight, router_loss, selection_score
+from workloads.mod.routing import (
+    Selection,
+    routed_count,
+    select_above,
+    select_top,
+    selection_of,
+    valid_slots,
+)
+
+
+@dataclass(slots=True, eq=False)
+class RoutingPass:
+    """Token kinds of one forward and everything that follows from them, computed once.
+
+    Args:
+        config: The model's MoD configuration.
+        kinds: int64 ``(batch, seq)`` of ``TokenKind`` on the model's device; padding is PAD.
+        real_counts: Tokens that are not padding, per row.
+        routable_counts: Tokens that may be skipped, per row.
+        routable_kinds: What ``routable_counts`` counted.
+        is_training: Whether routing follows the training rule.
+        past_length: Tokens already in the cache.
+        shared_router: The decoder's router, if the layers share one.
+        rotary: The decoder's rotary embedding, for compact positions.
+        attention: Name of the attention implementation.
+        is_plain_causal: Whether the decoder's mask is causal and padding, nothing else.
+        losses: Receives the router loss of each layer.
+        record: Where to count what was skipped.
+        recorded: Layers that ``record`` has counted already: gradient checkpointing runs a
+            layer twice.
+    """
+
+    config: MoDConfig
+    kinds: Tensor
+    real_counts: Sequence[int]
+    routable_counts: Sequence[int]
+    routable_kinds: tuple[TokenKind, ...]
+    is_training: bool
+    past_length: int
+    shared_router: nn.Module | None
+    rotary: nn.Module | None
+    attention: str
+    is_plain_causal: bool
+    losses: dict[int, Tensor] | None
+    record: RoutingRecord | None
+    recorded: set[int] = field(default_factory=set)
+    real: Tensor = field(init=False)
+    routable: Tensor = field(init=False)
+    _rank_bias: Tensor = field(init=False)
+    _token_weight: Tensor | None = field(init=False, default=None)
+    _slots: dict[float, tuple[int, Tensor | None]] = field(init=False, default_factory=dict)
+    _causal: dict[int, Tensor] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.real = self.kinds != TokenKind.PAD
+        self.routable = kind_mask(self.kinds, self.routable_kinds)
+        infinite = torch.full((), torch.inf, device=self.kinds.device)
+        self._rank_bias = torch.where(self.real, infinite, -infinite)
+
+    @property
+    def needs_router(self) -> bool:
+        """Whether routers have a say: always in training, so that every rank runs all of them."""
+        return self.is_training or self.config.weigh_protected or sum(self.routable_counts) > 0
+
+    @property
+    def has_padding(self) -> bool:
+        """Whether some row holds padding."""
+        return min(self.real_counts) < self.kinds.shape[1]
+
+    def to(self, device: torch.device) -> "RoutingPass":
+        """The same on another device, for models spread over several."""
+        return self if self.kinds.device == device else replace(self, kinds=self.kinds.to(device))
+
+    def weights(self, logits: Tensor) -> Tensor:
+        """Weight of each token's branch, float32 ``(batch, seq)``; 1 where it is not weighted."""
+        weight = branch_weight(logits, self.config)
+        return weight if self.config.weigh_protected else torch.where(self.routable, weight, 1.0)
+
+    def choose(self, slot: int, logits: Tensor) -> Selection | None:
+        """Tokens that the ``slot``-th converted layer computes, or None for all of them."""
+        scores = selection_score(logits, self.config)
+        if self.is_training or self.config.inference == "topk":
+            return self._best(scores, self.config.capacities[slot])
+        return self._above(scores, slot)
+
+    def observe(self, slot: int, logits: Tensor | None, selection: Selection | None) -> None:
+        """Note one layer's router loss and what it skipped; a repeated call changes no count."""
+        wants_loss = self.losses is not None and logits is not None
+        if not wants_loss and self.record is None:
+            return
+        layer = self.config.layers[slot]
+        routed = self.real
+        if selection is not None:
+            routed = selection.routed_mask(self.kinds.shape[1])
+        if self.record is not None and self.past_length == 0 and layer not in self.recorded:
+            self.recorded.add(layer)
+            self.record.observe(self, layer, routed, logits)
+        if wants_loss:
+            assert self.losses is not None
+            assert logits is not None
+            self.losses[layer] = router_loss(logits, routed, self._weight_per_token())
+
+    def causal(self, length: int, like: Tensor) -> Tensor:
+        """Additive causal mask, made once per length."""
+        if length not in self._causal:
+            self._causal[length] = causal_mask(length, like.dtype, like.device)
+        return self._causal[length]
+
+    def _best(self, scores: Tensor, capacity: float) -> Selection | None:
+        if capacity not in self._slots:
+            rounding = self.config.rounding
+            skipped = [n - routed_count(n, capacity, rounding) for n in self.routable_counts]
+            counts = [real - skip for real, skip in zip(self.real_counts, skipped, strict=True)]
+            packed = max(counts) if any(skipped) else 0
+            self._slots[capacity] = (packed, valid_slots(counts, scores.device) if packed else None)
+        packed, valid = self._slots[capacity]
+        if packed == 0:
+            return None
+        return select_top(torch.where(self.routable, scores, self._rank_bias), packed, valid)
+
+    def _above(self, scores: Tensor, slot: int) -> Selection | None:
+        assert self.config.thresholds is not None
+        if sum(self.routable_counts) == 0:
+            return None
+        threshold: float | Tensor = self.config.thresholds[slot]
+        if self.past_length > 0 and self.config.decode_threshold is not None:
+            generated = self.kinds == TokenKind.ANSWER
+            threshold = torch.where(generated, self.config.decode_threshold, threshold)
+        kept = select_above(
+            scores, threshold, self.routable, self.real, keep_one=self.past_length == 0
+        )
+        return selection_of(kept, self.real_counts)
+
+    def _weight_per_token(self) -> Tensor:
+        if self._token_weight is None:
+            self._token_weight = self.real.float() / sum(self.real_counts)
+        return self._token_weight
+
+
+def kind_mask(kinds: Tensor, wanted: Sequence[TokenKind]) -> Tensor:
+    """Mask like ``kinds``, True where the kind is one of ``wanted``."""
+    mask = torch.zeros_like(kinds, dtype=torch.bool)
+    for kind in wanted:
+        mask |= kinds == kind
+    return mask
