@@ -1,0 +1,184 @@
+"""Encoding: samples to ids, labels and token kinds, for any processor with a chat template."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import ProcessorMixin
+
+from workloads.data.chat import ChatTemplate
+from workloads.data.collate import IGNORED_LABEL, SEQUENCE_KEYS, Encoded, Side, collate
+from workloads.data.records import Turn
+from workloads.data.shards import Sample
+from workloads.errors import DataError
+from workloads.kinds import TokenKind
+
+Replacements = Sequence[Mapping[str, Any]]
+"""Transformers' ``text_replacement_offsets`` of one text: placeholder spans before and after."""
+
+# A tokenizer without a limit of its own reports one of about 1e30.
+_NO_LIMIT = 1 << 30
+
+
+class Encoder:
+    """Turns samples into model inputs with a Hugging Face processor.
+
+    Token kinds come from the chat template and from what the processor put in the place of each
+    image, so any number of images may stand anywhere. A sample that is too long is refused:
+    cutting it would lose answer tokens or leave images without their tokens.
+
+    Args:
+        processor: An image-text processor with a chat template and a fast tokenizer.
+        max_tokens: Longest sequence to accept; by default the tokenizer's own limit.
+
+    Raises:
+        DataError: If the processor lacks a chat template, a fast tokenizer or a pad token.
+    """
+
+    def __init__(self, processor: ProcessorMixin, *, max_tokens: int | None = None) -> None:
+        _check_processor(processor)
+        self._processor = processor
+        self._tokenizer = processor.tokenizer
+        self._chat = ChatTemplate(processor)
+        self._image_ids = torch.tensor([i for i in processor.image_token_ids if i is not None])
+        self._max_tokens = max_tokens or min(self._tokenizer.model_max_length, _NO_LIMIT)
+
+    @property
+    def pad_token_id(self) -> int:
+        """The id that padding is filled with."""
+        return int(self._tokenizer.pad_token_id)
+
+    def training(self, sample: Sample) -> Encoded:
+        """Encode a whole conversation; ``labels`` are its answer tokens, all else is ``-100``.
+
+        Returns:
+            ``(seq,)`` tensors of ids, mask, labels and kinds, and the images' ``pixel_values``.
+
+        Raises:
+            DataError: If the sample is too long, or the template cannot show it.
+        """
+        rows, vision = self._encode([sample], as_prompt=False)
+        return rows[0] | vision
+
+    def prompt(self, sample: Sample) -> Encoded:
+        """Encode a conversation up to where the model has to give its last answer.
+
+        Raises:
+            DataError: If the sample is too long, or the template cannot show it.
+        """
+        rows, vision = self._encode([sample], as_prompt=True)
+        return rows[0] | vision
+
+    def training_batch(self, samples: Sequence[Sample]) -> Encoded:
+        """Encode and pad on the right: ``collate`` of each ``training``, several times faster."""
+        return self._batch(samples, as_prompt=False, side="right")
+
+    def prompt_batch(self, samples: Sequence[Sample]) -> Encoded:
+        """Encode and pad on the left: ``collate`` of each ``prompt``, several times faster."""
+        return self._batch(samples, as_prompt=True, side="left")
+
+    def _batch(self, samples: Sequence[Sample], *, as_prompt: bool, side: Side) -> Encoded:
+        rows, vision = self._encode(samples, as_prompt=as_prompt)
+        return collate(rows, pad_token_id=self.pad_token_id, side=side) | vision
+
+    def _encode(
+        self, samples: Sequence[Sample], *, as_prompt: bool
+    ) -> tuple[list[Encoded], Encoded]:
+        rows: dict[int, Encoded] = {}
+        vision: Encoded = {}
+        # Processors refuse a batch in which only some of the samples have images.
+        for has_images in (True, False):
+            members = {i: item for i, item in enumerate(samples) if bool(item.images) is has_images}
+            if members:
+                some_rows, some_vision = self._process(list(members.values()), as_prompt)
+                rows.update(zip(members, some_rows, strict=True))
+                vision.update(some_vision)
+        return [rows[index] for index in range(len(samples))], vision
+
+    def _process(self, samples: Sequence[Sample], as_prompt: bool) -> tuple[list[Encoded], Encoded]:
+        rendered = [self._chat.render(item.id, _turns(item, as_prompt)) for item in samples]
+        features = self._call([item.text for item in rendered], samples)
+        offsets = features.pop("offset_mapping")
+        replacements = features.pop("text_replacement_offsets", None) or [()] * len(samples)
+        sequences = {name: features.pop(name) for name in SEQUENCE_KEYS & features.keys()}
+        rows = []
+        for index, sample in enumerate(samples):
+            row = {name: torch.tensor(values[index]) for name, values in sequences.items()}
+            kinds = _expand(rendered[index].kinds, replacements[index])
+            row["token_kinds"] = self._token_kinds(row["input_ids"], offsets[index], kinds)
+            self._check(sample, row["token_kinds"], replacements[index])
+            if not as_prompt:
+                is_answer = row["token_kinds"] == TokenKind.ANSWER
+                row["labels"] = row["input_ids"].where(is_answer, IGNORED_LABEL)
+            rows.append(row)
+        return rows, {name: _to_tensor(values) for name, values in features.items()}
+
+    def _call(self, texts: list[str], samples: Sequence[Sample]) -> dict[str, Any]:
+        bos = self._tokenizer.bos_token
+        images = [list(sample.images) for sample in samples]
+        features = self._processor(
+            text=texts,
+            images=images if images[0] else None,
+            # As Hugging Face does: a template that writes the first token has said it.
+            add_special_tokens=not (bos and texts[0].startswith(bos)),
+            return_offsets_mapping=True,
+            return_text_replacement_offsets=True,
+        )
+        return dict(features)
+
+    def _token_kinds(
+        self, input_ids: Tensor, offsets: Sequence[tuple[int, int]], kinds: bytes
+    ) -> Tensor:
+        # The kinds of a token's characters may differ where a word crosses into the answer; the
+        # highest wins, which is the one that has to be learned.
+        by_text = [max(kinds[start:end], default=int(TokenKind.SYSTEM)) for start, end in offsets]
+        is_image = torch.isin(input_ids, self._image_ids)
+        return torch.tensor(by_text).masked_fill(is_image, int(TokenKind.IMAGE))
+
+    def _check(self, sample: Sample, token_kinds: Tensor, replacements: Replacements) -> None:
+        if len(token_kinds) > self._max_tokens:
+            reason = (
+                f"needs {len(token_kinds)} tokens, more than the limit of {self._max_tokens}; "
+                "shorten its turns or raise the limit (nothing is cut in silence)"
+            )
+            raise DataError(f"sample {sample.id!r}", "", reason)
+        if len(replacements) != len(sample.images):
+            reason = (
+                f"the processor placed {len(replacements)} of {len(sample.images)} image(s); "
+                "its chat template or processor cannot show images where this sample has them"
+            )
+            raise DataError(f"sample {sample.id!r}", "", reason)
+
+
+def _turns(sample: Sample, as_prompt: bool) -> Sequence[Turn]:
+    return sample.turns[:-1] if as_prompt else sample.turns
+
+
+def _expand(kinds: bytes, replacements: Replacements) -> bytes:
+    """Carry the kinds of a text's characters over to the text with expanded placeholders."""
+    parts, cursor = [], 0
+    for replacement in replacements:
+        start, end = replacement["span"]
+        parts += [kinds[cursor:start], bytes([TokenKind.SYSTEM]) * len(replacement["replacement"])]
+        cursor = end
+    return b"".join([*parts, kinds[cursor:]])
+
+
+def _to_tensor(values: Any) -> Tensor:  # noqa: ANN401 - processors return tensors, arrays or lists
+    if isinstance(values, Tensor):
+        return values
+    return torch.stack([torch.as_tensor(value) for value in values])
+
+
+def _check_processor(processor: ProcessorMixin) -> None:
+    tokenizer = getattr(processor, "tokenizer", None)
+    name = type(processor).__name__
+    if tokenizer is None or not getattr(processor, "image_token_ids", None):
+        raise DataError(name, "", "is no image-text processor; load one with AutoProcessor")
+    if not processor.chat_template:
+        raise DataError(name, "", "has no chat template; set processor.chat_template")
+    if not tokenizer.is_fast:
+        raise DataError(name, "", "has a slow tokenizer; token kinds need a fast one's offsets")
+    if tokenizer.pad_token_id is None:
+        raise DataError(name, "", "has no pad token; set processor.tokenizer.pad_token")
