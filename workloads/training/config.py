@@ -1,0 +1,132 @@
+"""What one training is: how long, how fast, in which precision, and which parts learn."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self, get_args
+
+from workloads.training.errors import TrainingError
+
+Part = Literal["projector", "vision_tower", "language_model", "router"]
+"""A part of an image-text model that learns or is frozen as a whole."""
+
+Schedule = Literal["cosine", "linear", "constant"]
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """One training, for alignment and fine-tuning alike.
+
+    Raises:
+        ValueError: If a value is out of range; the message names the field.
+    """
+
+    steps: int
+    """Optimizer steps."""
+
+    learning_rate: float
+
+    trainable: tuple[Part, ...]
+    """Parts that learn; all others are frozen. A dense model has no ``router``."""
+
+    global_batch: int = 32
+    """Samples of one optimizer step, over all ranks and micro-batches."""
+
+    micro_batch: int | None = None
+    """Samples of one forward pass of one rank; None takes the rank's whole share at once."""
+
+    router_learning_rate: float | None = None
+    """Rate of the ``router`` part; None takes ``learning_rate``."""
+
+    schedule: Schedule = "cosine"
+    """How the rates fall after the warm-up: to zero, or not at all."""
+
+    warmup_ratio: float = 0.0
+    """Share of the steps over which the rates rise linearly, in [0, 1)."""
+
+    weight_decay: float = 0.0
+    """AdamW's decoupled decay of matrices; biases and norms are never decayed."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    clip_norm: float = 1.0
+    """Largest L2 norm of the gradient of all trained weights together."""
+
+    seed: int = 0
+
+    precision: Precision = "fp32"
+
+    gradient_checkpointing: bool = False
+
+    zero_stage: int = 2
+    """What DeepSpeed shards over ranks: 0 nothing, 1 optimizer, 2 gradients, 3 weights too."""
+
+    checkpoint_every: int = 50
+    """Optimizer steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "global_batch", "checkpoint_every"):
+            _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        micro = self.micro_batch
+        _check("micro_batch", micro, micro is None or micro >= 1, "at least 1 or None")
+        for name in ("learning_rate", "clip_norm"):
+            _check(name, getattr(self, name), getattr(self, name) > 0, "above 0")
+        rate = self.router_learning_rate
+        _check("router_learning_rate", rate, rate is None or rate > 0, "above 0 or None")
+        _check("warmup_ratio", self.warmup_ratio, 0 <= self.warmup_ratio < 1, "in [0, 1)")
+        _check("weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
+        _check("betas", self.betas, all(0 <= beta < 1 for beta in self.betas), "in [0, 1)")
+        _check("seed", self.seed, self.seed >= 0, "at least 0")
+        _check("zero_stage", self.zero_stage, self.zero_stage in range(4), "one of 0, 1, 2, 3")
+        for name, known in (("schedule", Schedule), ("precision", Precision)):
+            value, names = getattr(self, name), get_args(known)
+            _check(name, value, value in names, f"one of {', '.join(names)}")
+        _check_parts(self.trainable)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Build a config from parsed JSON, whose lists stand for tuples.
+
+        Raises:
+            ValueError: If a value is out of range.
+            TypeError: If a field is unknown or missing.
+        """
+        tuples = {name: tuple(values[name]) for name in ("trainable", "betas") if name in values}
+        return cls(**{**values, **tuples})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values; `from_json` reads them back."""
+        return asdict(self)
+
+    def rows_of_a_rank(self, world_size: int) -> int:
+        """Samples that each of ``world_size`` ranks sees in one optimizer step.
+
+        Raises:
+            TrainingError: If the global batch does not divide into ranks and micro-batches.
+        """
+        rows, rest = divmod(self.global_batch, world_size)
+        if rest or rows == 0:
+            raise TrainingError(
+                f"global_batch {self.global_batch} cannot be shared equally by {world_size} "
+                "workers: change one so that the batch is a multiple of the workers"
+            )
+        if self.micro_batch is not None and rows % self.micro_batch:
+            raise TrainingError(
+                f"each of {world_size} workers sees {rows} of global_batch {self.global_batch} "
+                f"samples per step, which micro_batch {self.micro_batch} does not divide"
+            )
+        return rows
+
+
+def _check(field: str, value: object, is_valid: bool, expected: str) -> None:
+    if not is_valid:
+        raise ValueError(f"{field} must be {expected}, got {value!r}")
+
+
+def _check_parts(trainable: tuple[str, ...]) -> None:
+    known = get_args(Part)
+    unknown = [part for part in trainable if part not in known]
+    if unknown or not trainable:
+        raise ValueError(
+            f"trainable must name one or more of {', '.join(known)}, got {list(trainable)}"
+        )
