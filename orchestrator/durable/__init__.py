@@ -6,7 +6,7 @@ from orchestrator.durable.executor import InProcessExecutor, on_ray
 from orchestrator.durable.failures import Failure
 from orchestrator.durable.key import JSON, StepKey, canonical, digest, explain
 from orchestrator.durable.manifest import Manifest
-from orchestrator.durable.plan import PlannedStep, plan
+from orchestrator.durable.planning import PlannedStep, plan
 from orchestrator.durable.record import list_runs, read_spec, read_status, run_identity
 from orchestrator.durable.runner import Runner, RunResult
 from orchestrator.durable.step import External, Resources, Retry, Step

@@ -50,7 +50,8 @@ class LocalStore:
 
     def read(self, path: str) -> bytes:
         """Return an object's bytes."""
-        return self.local_path(path).read_bytes()
+        with self._checked(path, "read"):
+            return self.local_path(path).read_bytes()
 
     def overwrite(self, path: str, data: bytes) -> None:
         """Write aside, then rename over what is there."""
@@ -75,7 +76,7 @@ class LocalStore:
     def delete(self, prefix: str) -> None:
         """Remove a file or a directory."""
         path = self.local_path(prefix)
-        with self._writing(prefix):
+        with self._checked(prefix, "remove"):
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -106,7 +107,7 @@ class LocalStore:
     @contextmanager
     def _aside(self, path: str) -> Iterator[Path]:
         """A place to write what shall become ``path``; what is left there is removed."""
-        with self._writing(path):
+        with self._checked(path, "write"):
             make_directory(self.root / _ASIDE)
             aside = self.root / _ASIDE / uuid.uuid4().hex
             try:
@@ -115,13 +116,15 @@ class LocalStore:
                 aside.unlink(missing_ok=True)
 
     @contextmanager
-    def _writing(self, path: str) -> Iterator[None]:
+    def _checked(self, path: str, verb: str) -> Iterator[None]:
         try:
             yield
+        except FileNotFoundError:
+            raise
         except OSError as error:
             number = error.errno or 0
-            advice = _ADVICE.get(number, "make it writable for this user, or choose another store")
-            reason = f"cannot write: {error.strerror or error}: {advice}"
+            advice = _ADVICE.get(number, "make it usable for this user, or choose another store")
+            reason = f"cannot {verb}: {error.strerror or error}: {advice}"
             raise StoreError(self.url, path, reason, number) from error
 
 

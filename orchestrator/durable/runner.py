@@ -16,7 +16,7 @@ from orchestrator.durable.failures import Failure, FailureKind, retry_delay_s
 from orchestrator.durable.key import JSON
 from orchestrator.durable.manifest import Manifest
 from orchestrator.durable.ownership import Clock, Lease, Ownership, claim
-from orchestrator.durable.plan import PlannedStep, order_steps, plan_step, producers
+from orchestrator.durable.planning import PlannedStep, order_steps, plan_step, producers
 from orchestrator.durable.record import RunStatus, StepStatus, now, write_spec, write_status
 from orchestrator.durable.states import DONE, RunState, StepState, move_step
 from orchestrator.durable.step import Step

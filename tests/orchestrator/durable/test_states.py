@@ -1,0 +1,29 @@
+import pytest
+
+from orchestrator.durable.states import (
+    DONE,
+    RUN_MOVES,
+    STEP_MOVES,
+    RunState,
+    StepState,
+    move_step,
+)
+
+
+def test_every_state_has_a_row() -> None:
+    assert set(STEP_MOVES) == set(StepState)
+    assert set(RUN_MOVES) == set(RunState)
+
+
+def test_a_committed_step_stays_so() -> None:
+    assert all(not STEP_MOVES[state] for state in DONE)
+
+
+def test_every_end_of_a_run_can_be_followed_by_a_next_epoch() -> None:
+    assert all(RUN_MOVES[state] == {RunState.RUNNING} for state in RUN_MOVES if state != "running")
+
+
+def test_a_move_outside_the_table_is_a_bug() -> None:
+    assert move_step(StepState.WAITING, StepState.READY) is StepState.READY
+    with pytest.raises(ValueError, match="cannot go from succeeded to running"):
+        move_step(StepState.SUCCEEDED, StepState.RUNNING)
