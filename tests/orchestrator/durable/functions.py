@@ -84,7 +84,9 @@ def die_once(context: StepContext) -> None:
 def wait_for_cancel(context: StepContext) -> None:
     context.reporter.message("waiting")
     try:
-        time.sleep(600)
+        # Ray's interrupt does not end a sleep, so it is looked for between short ones.
+        while True:
+            time.sleep(0.02)
     finally:
         log(context).with_suffix(".stopped").touch()
 
