@@ -28,6 +28,7 @@ _SERVER_ERROR = 500
 _CHATTY = ("mlflow", "alembic")
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # The writer retries; MLflow's own seven attempts would hold up its closing for minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -76,20 +77,24 @@ class Records:
         uri: Tracking URI.
         experiment: Name of the experiment; created where it is missing.
 
+    Attributes:
+        client: MLflow itself.
+        experiment_id: Of ``experiment``.
+
     Raises:
         TrackingError: If the experiment has been deleted.
     """
 
     def __init__(self, uri: str, experiment: str) -> None:
-        self._client = open_client(uri)
-        self._experiment_id = open_experiment(self._client, uri, experiment)
+        self.client = open_client(uri)
+        self.experiment_id = open_experiment(self.client, uri, experiment)
         self._logged: dict[str, dict[str, set[int]]] = {}
 
     def find(self, identity: Mapping[str, str]) -> str | None:
         """Id of the oldest run that carries the tags ``identity``, or None."""
         clauses = [f"tags.`{key}` = '{value}'" for key, value in identity.items()]
-        found = self._client.search_runs(
-            [self._experiment_id],
+        found = self.client.search_runs(
+            [self.experiment_id],
             filter_string=" and ".join(clauses),
             order_by=["attributes.start_time ASC"],
             max_results=1,
@@ -100,20 +105,20 @@ class Records:
         """Continue the run that carries the tags ``identity``, or create it; returns its id."""
         run_id = self.find(identity)
         if run_id is not None:
-            self._client.update_run(run_id, status="RUNNING")
+            self.client.update_run(run_id, status="RUNNING")
             return run_id
         tags = dict(identity) | ({"mlflow.parentRunId": parent} if parent else {})
-        run = self._client.create_run(self._experiment_id, tags=tags, run_name=name)
+        run = self.client.create_run(self.experiment_id, tags=tags, run_name=name)
         self._logged[run.info.run_id] = defaultdict(set)
         return str(run.info.run_id)
 
     def status(self, run_id: str) -> str:
         """The status of a run in MLflow's words."""
-        return str(self._client.get_run(run_id).info.status)
+        return str(self.client.get_run(run_id).info.status)
 
     def close_run(self, run_id: str, status: Status) -> None:
         """Set the final status and the end time of a run."""
-        self._client.set_terminated(run_id, status=status)
+        self.client.set_terminated(run_id, status=status)
 
     def points(self, run_id: str, points: Sequence[Point]) -> None:
         """Write the points whose (key, step) is not there yet."""
@@ -132,7 +137,7 @@ class Records:
         for batch in _batches(metrics, _METRICS_PER_REQUEST):
             # Forgotten before, remembered after: a request that fails may have half happened.
             self._logged.pop(run_id, None)
-            self._client.log_batch(run_id, metrics=batch)
+            self.client.log_batch(run_id, metrics=batch)
             for metric in batch:
                 logged[metric.key].add(metric.step)
             self._logged[run_id] = logged
@@ -147,7 +152,7 @@ class Records:
         present = self._run(run_id).data.params
         fresh = [Param(key, value) for key, value in params.items() if key not in present]
         for batch in _batches(fresh, _PARAMS_PER_REQUEST):
-            self._client.log_batch(run_id, params=batch)
+            self.client.log_batch(run_id, params=batch)
         changed = {key: value for key, value in params.items() if present.get(key, value) != value}
         self.tags(run_id, {f"gammaray.now.{key}": value for key, value in changed.items()})
 
@@ -157,32 +162,32 @@ class Records:
 
         entities = [RunTag(clean_key(key), cut(value, TAG_LENGTH)) for key, value in tags.items()]
         for batch in _batches(entities, _PARAMS_PER_REQUEST):
-            self._client.log_batch(run_id, tags=batch)
+            self.client.log_batch(run_id, tags=batch)
 
     def text(self, run_id: str, text: str, name: str) -> None:
         """Attach a text as the file ``name``."""
-        self._client.log_text(run_id, text, name)
+        self.client.log_text(run_id, text, name)
 
     def json(self, run_id: str, document: Mapping[str, object], name: str) -> None:
         """Attach ``document`` as the file ``name``."""
-        self._client.log_text(run_id, json.dumps(document, indent=2), name)
+        self.client.log_text(run_id, json.dumps(document, indent=2), name)
 
     def discard(self, run_id: str) -> None:
         """Move a run to MLflow's trash, from which it can be restored."""
-        self._client.delete_run(run_id)
+        self.client.delete_run(run_id)
 
     def _already_logged(self, run_id: str) -> dict[str, set[int]]:
         if run_id not in self._logged:
             keys = self._run(run_id).data.metrics
             steps = {
-                key: {metric.step for metric in self._client.get_metric_history(run_id, key)}
+                key: {metric.step for metric in self.client.get_metric_history(run_id, key)}
                 for key in keys
             }
             self._logged[run_id] = defaultdict(set, steps)
         return self._logged[run_id]
 
     def _run(self, run_id: str) -> "Run":
-        return self._client.get_run(run_id)
+        return self.client.get_run(run_id)
 
 
 def is_passing(error: Exception) -> bool:

@@ -113,4 +113,9 @@ class RunSession:
         self._open.discard(step)
 
     def _identity(self, step: str) -> dict[str, str]:
-        return {RUN_TAG: self._run.run_id, STEP_TAG: step}
+        return identity(self._run.run_id, step)
+
+
+def identity(run_id: str, step: str) -> dict[str, str]:
+    """Tags by which the MLflow run of a step is found; of the parent run for `WHOLE_RUN`."""
+    return {RUN_TAG: run_id, STEP_TAG: step}

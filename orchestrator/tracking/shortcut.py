@@ -36,6 +36,8 @@ def _count(uri: str, query: str, values: tuple[object, ...]) -> int | None:
     database = sqlite_file(uri)
     if database is None:
         return None
+    if not database.exists():
+        return 0
     try:
         connection = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)
         try:

@@ -1,0 +1,136 @@
+"""A model version in MLflow's registry: made once for the same model, and found again."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.registry.package import log_model
+from orchestrator.tracking.location import public
+from orchestrator.tracking.records import Records, is_passing, open_client
+from orchestrator.tracking.session import identity
+from orchestrator.tracking.shortcut import versions
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+DIGEST_TAG = "gammaray.digest"
+CANDIDATE = "candidate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """Where a registered model is found again."""
+
+    name: str
+    version: str
+    uri: str
+    """Such as ``models:/digits-mod/3``: this version, whatever the aliases become."""
+    tracking_uri: str
+    """Without user name and password."""
+    digest: str
+    """Of the model artifact that was registered."""
+
+    def to_json(self) -> dict[str, str]:
+        """The fields as plain values."""
+        return asdict(self)
+
+
+def register_model(
+    model: Path,
+    *,
+    name: str,
+    digest: str,
+    tags: Mapping[str, str],
+    description: str,
+    tracking_uri: str,
+    experiment: str,
+    run_id: str,
+    step: str,
+) -> Registration:
+    """Make a model folder the ``candidate`` version of ``name``.
+
+    A version of the same digest is taken as it is, so that a repeated registration changes
+    nothing but the alias.
+
+    Args:
+        model: Hugging Face folder with its processor, dense or converted.
+        name: Name in the registry.
+        digest: Digest of the artifact that ``model`` belongs to.
+        tags: What a person should know of the version: figures, lineage.
+        description: The same in words.
+        tracking_uri: MLflow.
+        experiment: Where the model is logged.
+        run_id: Pipeline run.
+        step: Its step whose MLflow run the version is linked to, if that run is there.
+
+    Raises:
+        TrackingError: If the experiment is deleted.
+        ConnectionError: If MLflow is away.
+        MlflowException: If it refuses.
+    """
+    try:
+        records = Records(tracking_uri, experiment)
+        found = find_version(records.client, name, digest)
+        if found is None:
+            mlflow_run = records.find(identity(run_id, step))
+            info = log_model(
+                tracking_uri, records.experiment_id, model, name=name, run_id=mlflow_run
+            )
+            _create_name(records.client, name)
+            found = records.client.create_model_version(
+                name,
+                source=info.model_uri,
+                run_id=mlflow_run,
+                model_id=info.model_id,
+                tags={**tags, DIGEST_TAG: digest},
+                description=description,
+            )
+        records.client.set_registered_model_alias(name, CANDIDATE, found.version)
+    except Exception as error:
+        if is_passing(error):
+            raise ConnectionError(f"MLflow at {public(tracking_uri)} is away: {error}") from error
+        raise
+    return Registration(
+        name=name,
+        version=str(found.version),
+        uri=f"models:/{name}/{found.version}",
+        tracking_uri=public(tracking_uri),
+        digest=digest,
+    )
+
+
+def find_version(client: "MlflowClient", name: str, digest: str) -> "ModelVersion | None":
+    """The newest version of ``name`` that was made of the artifact ``digest``."""
+    found = client.search_model_versions(
+        f"name = '{name}' and tags.`{DIGEST_TAG}` = '{digest}'",
+        order_by=["version_number DESC"],
+        max_results=1,
+    )
+    return found[0] if found else None
+
+
+def has_version(registration: Registration, tracking_uri: str) -> bool:
+    """Whether a registration is still there; asks sqlite without importing MLflow."""
+    name, version, digest = registration.name, registration.version, registration.digest
+    count = versions(tracking_uri, name, version, digest)
+    if count is not None:
+        return count > 0
+    client = open_client(tracking_uri)
+    return any(
+        str(found.version) == version
+        for found in client.search_model_versions(
+            f"name = '{name}' and tags.`{DIGEST_TAG}` = '{digest}'"
+        )
+    )
+
+
+def _create_name(client: "MlflowClient", name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
