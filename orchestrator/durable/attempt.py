@@ -16,7 +16,7 @@ from orchestrator.durable.context import StepContext
 from orchestrator.durable.errors import StepError, StoreError
 from orchestrator.durable.events import Reporter
 from orchestrator.durable.key import StepKey
-from orchestrator.durable.local import make_directory
+from orchestrator.durable.local import sync
 from orchestrator.durable.manifest import Manifest, commit, generations
 from orchestrator.durable.step import External, Step
 from orchestrator.durable.store import Store
@@ -62,6 +62,8 @@ def execute(task: Task, reporter: Reporter) -> Manifest:
         except BaseException:
             _delete(task.store, task.root)
             raise
+    if task.store.local_path(task.root) is not None:
+        _sync_folders(folder)
     # From here on the attempt's files stay: an interrupted commit may have gone through.
     winner = commit(task.store, manifest)
     _tidy(task, winner)
@@ -80,8 +82,8 @@ def load_function(step: str, function: str) -> Callable[..., Any]:
 def _make(task: Task, reporter: Reporter, folder: Path, inputs: Path) -> Manifest:
     started_at, start_s = datetime.now(UTC), time.monotonic()
     output, measurement = folder / "result", folder / "measurement"
-    make_directory(output)
-    make_directory(measurement)
+    output.mkdir(parents=True)
+    measurement.mkdir()
     function = load_function(task.step.name, task.step.function)
     function(
         StepContext(
@@ -142,6 +144,13 @@ def _tidy(task: Task, winner: Manifest) -> None:
         for root in found - kept - {winner.root}:
             if root.startswith(f"{folder}/{task.run_id}-e") and root <= task.root:
                 _delete(task.store, root)
+
+
+def _sync_folders(folder: Path) -> None:
+    """Make the names durable that lead to an attempt's files, from the store's root down."""
+    for path in (*folder.parents[:3], folder, *folder.rglob("*")):
+        if path.is_dir():
+            sync(path)
 
 
 def _delete(store: Store, prefix: str) -> None:

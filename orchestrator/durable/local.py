@@ -83,17 +83,17 @@ class LocalStore:
                 path.unlink(missing_ok=True)
 
     def upload(self, local: Path, path: str) -> FileRecord:
-        """Copy a file aside and rename it; one that lies in place already is only synced."""
+        """Copy a file aside and rename it; of one in place only the content is synced."""
         target = self.local_path(path)
         with self._aside(path) as aside:
-            if local.resolve() != target:
+            if local.resolve() == target:
+                sync(target)
+            else:
                 shutil.copyfile(local, aside)
                 sync(aside)
                 make_directory(target.parent)
                 aside.replace(target)
-            else:
-                sync(target)
-            sync(target.parent)
+                sync(target.parent)
         return file_record(target, path)
 
     def download(self, path: str, local: Path) -> None:

@@ -18,7 +18,7 @@ from orchestrator.durable.manifest import Manifest
 from orchestrator.durable.ownership import Clock, Lease, Ownership, claim
 from orchestrator.durable.planning import PlannedStep, order_steps, plan_step, producers
 from orchestrator.durable.record import RunStatus, StepStatus, now, write_spec, write_status
-from orchestrator.durable.states import DONE, RunState, StepState, move_step
+from orchestrator.durable.states import DONE, RUN_MOVES, STEP_MOVES, RunState, StepState, move
 from orchestrator.durable.step import Step
 from orchestrator.durable.store import Store
 
@@ -112,7 +112,7 @@ class Runner:
             if self._error is not None:
                 self._stop(self._error)
                 raise self._error
-            self._status.state = RunState.SUCCEEDED
+            self._end(RunState.SUCCEEDED)
         return RunResult(store=self._store, manifests=self._results)
 
     def _start(self, leaving: ExitStack) -> None:
@@ -156,8 +156,11 @@ class Runner:
 
     def _move(self, name: str, state: StepState) -> StepStatus:
         status = self._status.steps[name]
-        status.state = move_step(status.state, state)
+        status.state = move(STEP_MOVES, status.state, state)
         return status
+
+    def _end(self, state: RunState) -> None:
+        self._status.state = move(RUN_MOVES, self._status.state, state)
 
     def _collect(self, wait_s: float) -> None:
         for outcome in self._executor.poll(wait_s) if self._executor else ():
@@ -269,7 +272,7 @@ class Runner:
 
     def _stop(self, error: BaseException) -> None:
         is_failed = isinstance(error, DurableError) and error.exit_code != 3
-        self._status.state = RunState.FAILED if is_failed else RunState.RESUMABLE
+        self._end(RunState.FAILED if is_failed else RunState.RESUMABLE)
         for name in self._in(StepState.RUNNING):
             self._move(name, StepState.CANCELLED)
         if self._executor is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import TypeVar
 
 
 class StepState(StrEnum):
@@ -35,6 +36,8 @@ class RunState(StrEnum):
     """It was stopped from outside; the same command continues it."""
 
 
+State = TypeVar("State", StepState, RunState)
+
 STEP_MOVES: Mapping[StepState, frozenset[StepState]] = {
     StepState.WAITING: frozenset({StepState.REUSED, StepState.READY, StepState.FAILED}),
     StepState.READY: frozenset({StepState.RUNNING}),
@@ -61,8 +64,8 @@ DONE = frozenset({StepState.REUSED, StepState.SUCCEEDED})
 """Steps whose result is committed."""
 
 
-def move_step(current: StepState, new: StepState) -> StepState:
-    """Return ``new`` if the table allows the move; raises ValueError if not."""
-    if new not in STEP_MOVES[current]:
-        raise ValueError(f"a step cannot go from {current} to {new}")
+def move(table: Mapping[State, frozenset[State]], current: State, new: State) -> State:
+    """Return ``new`` if the table allows to go there; raises ValueError if not."""
+    if new not in table[current]:
+        raise ValueError(f"cannot go from {current} to {new}")
     return new

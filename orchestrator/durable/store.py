@@ -114,6 +114,8 @@ def _check_format(store: Store) -> None:
     except FileNotFoundError:
         store.create(_FORMAT_PATH, json.dumps({"format": FORMAT}).encode())
         found = store.read(_FORMAT_PATH)
+    except OSError as error:
+        raise StoreError(store.url, "", f"cannot be read: {error}", error.errno) from error
     try:
         version = json.loads(found)["format"]
     except (ValueError, KeyError, TypeError) as error:

@@ -6,7 +6,7 @@ from orchestrator.durable.states import (
     STEP_MOVES,
     RunState,
     StepState,
-    move_step,
+    move,
 )
 
 
@@ -24,6 +24,7 @@ def test_every_end_of_a_run_can_be_followed_by_a_next_epoch() -> None:
 
 
 def test_a_move_outside_the_table_is_a_bug() -> None:
-    assert move_step(StepState.WAITING, StepState.READY) is StepState.READY
+    assert move(STEP_MOVES, StepState.WAITING, StepState.READY) is StepState.READY
+    assert move(RUN_MOVES, RunState.RUNNING, RunState.FAILED) is RunState.FAILED
     with pytest.raises(ValueError, match="cannot go from succeeded to running"):
-        move_step(StepState.SUCCEEDED, StepState.RUNNING)
+        move(STEP_MOVES, StepState.SUCCEEDED, StepState.RUNNING)
