@@ -1,5 +1,6 @@
 """ARank: how redundant each layer's attention is, and which layers to convert for it."""
 
+from workloads.arank.artifact import read_profile, write_profile
 from workloads.arank.capture import arank_samples
 from workloads.arank.errors import ARankError
 from workloads.arank.heatmap import heat_map_svg
@@ -18,6 +19,8 @@ __all__ = [
     "arank_samples",
     "heat_map_svg",
     "map_ranks",
+    "read_profile",
     "real_lengths",
     "select_layers",
+    "write_profile",
 ]

@@ -20,6 +20,7 @@ from transformers.masking_utils import sdpa_mask
 
 from workloads.arank.errors import ARankError
 from workloads.arank.rank import RankOptions, map_ranks, product_ranks
+from workloads.mod import is_converted
 
 _NOT_FOR_DENSE_MODELS = ("labels", "token_kinds")
 
@@ -63,9 +64,11 @@ def arank_samples(
         Ranks ``(batch, layers, heads)``, int64, on the CPU.
 
     Raises:
-        ARankError: If a row has fewer than two tokens, a map is not finite, or a layer's
-            attention cannot be observed.
+        ARankError: If a row has fewer than two tokens, a map is not finite, a layer's
+            attention cannot be observed, or the model is converted already.
     """
+    if is_converted(model):
+        raise ARankError("ranks are those of the dense model: measure before converting, or revert")
     options = options or RankOptions()
     inputs = {
         name: value

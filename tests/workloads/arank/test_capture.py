@@ -24,6 +24,7 @@ from transformers import (
 from workloads.arank import ARankError, RankOptions, arank_samples, map_ranks
 from workloads.arank.capture import attention_observed
 from workloads.kinds import TokenKind
+from workloads.mod import MoDConfig, convert
 
 TINY = {
     "vocab_size": 96,
@@ -188,3 +189,9 @@ def test_rejects_a_model_without_a_list_of_decoder_layers() -> None:
     model = GPT2LMHeadModel(GPT2Config(vocab_size=96, n_embd=16, n_layer=2, n_head=2))
     with pytest.raises(ARankError, match="GPT2LMHeadModel has no decoder"):
         arank_samples(model, {"input_ids": tokens(1, 6)})
+
+
+def test_rejects_a_converted_model(llama: LlamaForCausalLM) -> None:
+    convert(llama, MoDConfig.gamma(layers=[1]))
+    with pytest.raises(ARankError, match="measure before converting"):
+        arank_samples(llama, {"input_ids": tokens(1, 6)})

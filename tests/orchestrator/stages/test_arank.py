@@ -1,0 +1,192 @@
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from ray.exceptions import RayActorError
+
+from orchestrator.durable import Artifact, StepContext, open_store
+from orchestrator.errors import PreflightError
+from orchestrator.stages.arank import arank
+from workloads.arank import ARankError, read_profile
+from workloads.data import build_digits_vqa, read_llava, write_shard
+from workloads.models import ModelError
+from workloads.models.architecture import Architecture, build_model
+from workloads.models.processor import build_processor, train_tokenizer
+
+pytestmark = pytest.mark.ray
+
+
+class Listener:
+    """Keeps what the stage says; ``at_progress`` may interfere."""
+
+    def __init__(self, at_progress: Callable[[int], None] = lambda done: None) -> None:
+        self.at_progress = at_progress
+        self.progressed: list[tuple[int, int]] = []
+        self.messages: list[str] = []
+
+    def progress(self, done: int, total: int, unit: str = "steps", note: str = "") -> None:
+        self.progressed.append((done, total))
+        self.at_progress(done)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    """A small model with sharp random attention, and a shard of 40 real questions."""
+    root = tmp_path_factory.mktemp("arank")
+    build_digits_vqa(root / "raw", seed=0, train_scenes=20, eval_scenes=5, questions_per_scene=2)
+    conversations = read_llava(root / "raw" / "train.json", root / "raw")
+    (root / "data").mkdir()
+    write_shard(conversations, root / "raw", root / "data" / "train.arrow")
+    torch.manual_seed(0)
+    sizes = Architecture(hidden=32, intermediate=32, layers=3, heads=4, vision_layers=1)
+    tokenizer = train_tokenizer((t.text for c in conversations for t in c.turns), 400)
+    processor = build_processor(tokenizer, image_pixels=64, patch_pixels=8)
+    model = build_model(sizes, processor)
+    for name, weight in model.named_parameters():
+        if "language_model" in name and ("q_proj" in name or "k_proj" in name):
+            torch.nn.init.normal_(weight, std=0.5)
+    model.save_pretrained(root / "aligned" / "model")
+    processor.save_pretrained(root / "aligned" / "model")
+    folders = {"model": root / "aligned", "data": root / "data"}
+    return {
+        name: Artifact(path=path, measurement=path, digest="0" * 64, key="")
+        for name, path in folders.items()
+    }
+
+
+Step = Callable[..., StepContext]
+"""Makes the context of a run of its own; keywords are params or settings."""
+
+
+@pytest.fixture(scope="module")
+def step(
+    inputs: dict[str, Artifact], tmp_path_factory: pytest.TempPathFactory, local_ray: None
+) -> Step:
+    def context(listener: Listener | None = None, **changes: Any) -> StepContext:
+        root = tmp_path_factory.mktemp("run")
+        (root / "output").mkdir()
+        params = {"samples": 6, "seed": 3, "policy": {"policy": "lowest", "count": 1}}
+        settings = {"workers": 1, "cpus": 0.4, "gpus": 0}
+        return StepContext(
+            run_id="run",
+            step="arank",
+            key="0" * 64,
+            epoch=1,
+            attempt=1,
+            store=open_store(str(root / "store")),
+            params={name: changes.pop(name, value) for name, value in params.items()},
+            inputs={name: changes.pop(name, value) for name, value in inputs.items()},
+            settings=settings | changes,
+            output=root / "output",
+            measurement=root / "measurement",
+            checkpoint_prefix="checkpoints",
+            reporter=listener or Listener(),
+        )
+
+    return context
+
+
+@pytest.fixture(scope="module")
+def alone(step: Step) -> StepContext:
+    """What one worker wrote."""
+    context = step()
+    arank(context)
+    return context
+
+
+def written(context: StepContext) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in context.output.iterdir()}
+
+
+def kill_one_worker() -> None:
+    """As ``kill -9`` does: the process is gone without a word."""
+    workers = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "RankWorker" in " ".join(process.cmdline())
+    ]
+    workers[0].kill()
+
+
+def test_the_summary_tells_ranks_choice_and_reasons(alone: StepContext) -> None:
+    assert sorted(written(alone)) == ["arank.json", "arank.svg", "ranks.parquet"]
+    summary = json.loads((alone.output / "arank.json").read_text())
+    assert summary["profile"]["samples"] == 6
+    assert len(set(summary["profile"]["mean"])) == 3
+    assert len(summary["selection"]["layers"]) == 1
+    assert len(summary["selection"]["reasons"]) == 3
+    assert read_profile(alone.output).digest == summary["profile"]["digest"]
+
+
+@pytest.mark.parametrize("workers", [2, 5])
+def test_any_number_of_workers_writes_the_same_bytes(
+    step: Step, alone: StepContext, workers: int
+) -> None:
+    context = step(workers=workers)
+    arank(context)
+    assert written(context) == written(alone)
+
+
+def test_a_killed_worker_costs_only_its_unfinished_sample(step: Step, alone: StepContext) -> None:
+    listener = Listener(lambda done: kill_one_worker() if done == 2 else None)
+    context = step(listener, workers=2)
+    arank(context)
+    assert written(context) == written(alone)
+    assert listener.progressed == [(done, 6) for done in range(1, 7)]
+    assert ["worker was lost" in message for message in listener.messages].count(True) == 1
+
+
+def test_workers_that_are_lost_too_often_end_the_stage(step: Step) -> None:
+    context = step(Listener(lambda done: kill_one_worker()), max_failures=0)
+    with pytest.raises(RayActorError):
+        arank(context)
+    assert not written(context)
+
+
+def test_more_samples_keep_those_drawn_before(step: Step, alone: StepContext) -> None:
+    context = step(samples=2)
+    arank(context)
+    few, many = read_profile(context.output), read_profile(alone.output)
+    assert (many.ranks[:2] == few.ranks).all()
+
+
+def test_without_a_policy_nothing_is_chosen(step: Step) -> None:
+    context = step(samples=1, policy=None)
+    arank(context)
+    assert json.loads((context.output / "arank.json").read_text())["selection"] is None
+
+
+def test_what_a_worker_raises_arrives_as_it_was_raised(step: Step, tmp_path: Path) -> None:
+    nothing = Artifact(path=tmp_path, measurement=tmp_path, digest="0" * 64, key="")
+    with pytest.raises(ModelError, match=str(tmp_path)):
+        arank(step(model=nothing))
+
+
+@pytest.mark.parametrize("samples", [0, 41])
+def test_rejects_sample_counts_that_do_not_exist(step: Step, samples: int) -> None:
+    with pytest.raises(ARankError, match=rf"\[1, 40\].*got {samples}"):
+        arank(step(samples=samples))
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"workers": 3, "cpus": 1}, "3 ARank workers with 1 CPU each need 3.*has 2"),
+        ({"gpus": 1}, "1 ARank workers with 1 GPU each need 1.*has 0"),
+        ({"workers": 0}, "at least 1.*got 0"),
+    ],
+)
+def test_rejects_workers_that_the_cluster_cannot_hold(
+    step: Step, settings: dict[str, int], reason: str
+) -> None:
+    with pytest.raises(PreflightError, match=reason):
+        arank(step(**settings))
