@@ -41,6 +41,7 @@ class Encoder:
         self._processor = processor
         self._tokenizer = processor.tokenizer
         self._chat = ChatTemplate(processor)
+        self._image_token = str(processor.image_token)  # type: ignore[attr-defined]
         self._image_ids = torch.tensor([i for i in processor.image_token_ids if i is not None])
         self._max_tokens = max_tokens or min(self._tokenizer.model_max_length, _NO_LIMIT)
 
@@ -98,6 +99,8 @@ class Encoder:
 
     def _process(self, samples: Sequence[Sample], as_prompt: bool) -> tuple[list[Encoded], Encoded]:
         rendered = [self._chat.render(item.id, _turns(item, as_prompt)) for item in samples]
+        for sample, item in zip(samples, rendered, strict=True):
+            self._check_placeholders(sample, item.text)
         features = self._call([item.text for item in rendered], samples)
         offsets = features.pop("offset_mapping")
         replacements = features.pop("text_replacement_offsets", None) or [()] * len(samples)
@@ -107,7 +110,7 @@ class Encoder:
             row = {name: torch.tensor(values[index]) for name, values in sequences.items()}
             kinds = _expand(rendered[index].kinds, replacements[index])
             row["token_kinds"] = self._token_kinds(row["input_ids"], offsets[index], kinds)
-            self._check(sample, row["token_kinds"], replacements[index])
+            self._check_row(sample, row["token_kinds"], replacements[index])
             if not as_prompt:
                 is_answer = row["token_kinds"] == TokenKind.ANSWER
                 row["labels"] = row["input_ids"].where(is_answer, IGNORED_LABEL)
@@ -136,7 +139,16 @@ class Encoder:
         is_image = torch.isin(input_ids, self._image_ids)
         return torch.tensor(by_text).masked_fill(is_image, int(TokenKind.IMAGE))
 
-    def _check(self, sample: Sample, token_kinds: Tensor, replacements: Replacements) -> None:
+    def _check_placeholders(self, sample: Sample, text: str) -> None:
+        placeholders = text.count(self._image_token)
+        if placeholders != len(sample.images):
+            reason = (
+                f"the chat template shows {placeholders} of its {len(sample.images)} image(s); "
+                "use a template that shows images in every turn that has them"
+            )
+            raise DataError(f"sample {sample.id!r}", "", reason)
+
+    def _check_row(self, sample: Sample, token_kinds: Tensor, replacements: Replacements) -> None:
         if len(token_kinds) > self._max_tokens:
             reason = (
                 f"needs {len(token_kinds)} tokens, more than the limit of {self._max_tokens}; "
@@ -145,8 +157,8 @@ class Encoder:
             raise DataError(f"sample {sample.id!r}", "", reason)
         if len(replacements) != len(sample.images):
             reason = (
-                f"the processor placed {len(replacements)} of {len(sample.images)} image(s); "
-                "its chat template or processor cannot show images where this sample has them"
+                f"{type(self._processor).__name__} does not tell where it places images (its "
+                "text_replacement_offsets), which token kinds are derived from; it is unsupported"
             )
             raise DataError(f"sample {sample.id!r}", "", reason)
 
@@ -174,7 +186,7 @@ def _to_tensor(values: Any) -> Tensor:  # noqa: ANN401 - processors return tenso
 def _check_processor(processor: ProcessorMixin) -> None:
     tokenizer = getattr(processor, "tokenizer", None)
     name = type(processor).__name__
-    if tokenizer is None or not getattr(processor, "image_token_ids", None):
+    if tokenizer is None or not getattr(processor, "image_token", None):
         raise DataError(name, "", "is no image-text processor; load one with AutoProcessor")
     if not processor.chat_template:
         raise DataError(name, "", "has no chat template; set processor.chat_template")
