@@ -107,33 +107,13 @@ class OwnershipLostError(DurableError):
 
 
 @dataclass(eq=False)
-class ResourcesError(DurableError):
-    """A step needs more than there is."""
+class ClusterError(DurableError):
+    """The machines that there are cannot run what is declared; no step was started."""
 
-    step: str
-    needed: str
-    available: str
+    reason: str
 
     def __str__(self) -> str:
-        return (
-            f"step {self.step!r} needs {self.needed}, there are {self.available}: "
-            "use fewer workers, or add machines"
-        )
-
-
-@dataclass(eq=False)
-class StoreNotSharedError(DurableError):
-    """A directory of one machine cannot hold a run of several machines."""
-
-    url: str
-    nodes: int
-
-    def __str__(self) -> str:
-        return (
-            f"store {self.url} is a directory of this machine, but the cluster has {self.nodes} "
-            "nodes: use a shared store such as s3://bucket/prefix, or, if every node mounts this "
-            "directory, say so with file:///directory?shared=true"
-        )
+        return self.reason
 
 
 @dataclass(eq=False)

@@ -7,7 +7,7 @@ from math import inf
 from typing import Protocol, TypeAlias
 
 from orchestrator.durable.attempt import Task, execute
-from orchestrator.durable.errors import StoreNotSharedError
+from orchestrator.durable.errors import ClusterError
 from orchestrator.durable.events import Event, EventReporter
 from orchestrator.durable.failures import Failure
 from orchestrator.durable.manifest import Manifest
@@ -105,6 +105,10 @@ def on_ray(start_cluster: Callable[[], None]) -> StartExecutor:
 
 
 def check_store_reaches(store: Store, node_ids: tuple[str, ...]) -> None:
-    """Raise StoreNotSharedError if several nodes would each see another store."""
+    """Raise ClusterError if several nodes would each see another store."""
     if len(node_ids) > 1 and not store.is_shared:
-        raise StoreNotSharedError(store.url, len(node_ids))
+        raise ClusterError(
+            f"store {store.url} is a directory of this machine, but the cluster has "
+            f"{len(node_ids)} nodes: use a shared store such as s3://bucket/prefix, or, if every "
+            "node mounts this directory, say so with file:///directory?shared=true"
+        )

@@ -10,7 +10,6 @@ import json
 import os
 import socket
 import threading
-import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -58,7 +57,7 @@ class Ownership:
                 self._lost = OwnershipLostError(self.run_id, self.epoch, "another driver took over")
                 return
             self._beats += 1
-            self._store.overwrite(_path(self.run_id, self.epoch, "beat"), b"%d" % self._beats)
+            self._store.overwrite(epoch_path(self.run_id, self.epoch, "beat"), b"%d" % self._beats)
             self._last_beat_s = self._clock.monotonic()
         except (StoreError, OSError) as error:
             if self._clock.monotonic() - self._last_beat_s > self._lease.ttl_s:
@@ -80,7 +79,7 @@ class Ownership:
         if self._thread.is_alive():
             self._thread.join()
         with suppress(StoreError, OSError):
-            self._store.create(_path(self.run_id, self.epoch, "released"), b"")
+            self._store.create(epoch_path(self.run_id, self.epoch, "released"), b"")
 
     def _keep_beating(self) -> None:
         while self._lost is None and not self._stopped.wait(self._lease.beat_s):
@@ -107,11 +106,10 @@ def claim(
         owner = describe_owner(store, run_id, last)
         tell(f"run {run_id} was left by {owner}; waiting up to {lease.ttl_s:g} s for a sign of it")
         _watch(store, run_id, last, lease, clock)
-    epoch = last + 1
-    record = json.dumps(process_identity() | {"claim": uuid.uuid4().hex}).encode()
-    if not store.create(_owner_path(run_id, epoch), record):
-        raise RunOwnedError(run_id, describe_owner(store, run_id, epoch))
-    return Ownership(store, run_id, epoch, lease, clock)
+    record = json.dumps(process_identity()).encode()
+    if not store.create(_owner_path(run_id, last + 1), record):
+        raise RunOwnedError(run_id, describe_owner(store, run_id, last + 1))
+    return Ownership(store, run_id, last + 1, lease, clock)
 
 
 def last_epoch(store: Store, run_id: str) -> int:
@@ -122,7 +120,7 @@ def last_epoch(store: Store, run_id: str) -> int:
 
 def is_abandoned(store: Store, run_id: str, epoch: int) -> bool:
     """Whether it is certain that the owner of ``epoch`` will not act again."""
-    is_released = store.exists(_path(run_id, epoch, "released"))
+    is_released = store.exists(epoch_path(run_id, epoch, "released"))
     return is_released or is_dead(_owner(store, run_id, epoch))
 
 
@@ -183,7 +181,7 @@ def _watch(store: Store, run_id: str, epoch: int, lease: Lease, clock: Clock) ->
 
 def _beat(store: Store, run_id: str, epoch: int) -> bytes:
     try:
-        return store.read(_path(run_id, epoch, "beat"))
+        return store.read(epoch_path(run_id, epoch, "beat"))
     except FileNotFoundError:
         return b""
 
@@ -198,8 +196,9 @@ def _owner(store: Store, run_id: str, epoch: int) -> dict[str, Any]:
 
 
 def _owner_path(run_id: str, epoch: int) -> str:
-    return _path(run_id, epoch, "owner.json")
+    return epoch_path(run_id, epoch, "owner.json")
 
 
-def _path(run_id: str, epoch: int, name: str) -> str:
+def epoch_path(run_id: str, epoch: int, name: str) -> str:
+    """Where in the store an object of one epoch of a run is."""
     return f"runs/{run_id}/epochs/{epoch:06d}/{name}"

@@ -1,6 +1,5 @@
 """What each step of a run would do now, and why."""
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import Literal
 from orchestrator.durable.artifact import check_presence, open_artifact
 from orchestrator.durable.attempt import load_function
 from orchestrator.durable.errors import StepError
-from orchestrator.durable.key import StepKey, canonical, explain, source_digest
+from orchestrator.durable.key import StepKey, explain, source_digest
 from orchestrator.durable.manifest import Manifest, committed, committed_for
 from orchestrator.durable.step import External, Step
 from orchestrator.durable.store import Store
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class PlannedStep:
     """What one step would do."""
 
@@ -24,11 +23,11 @@ class PlannedStep:
     action: Literal["reuse", "run", "wait"]
     """``wait``: an input is still to be made, and its digest decides."""
 
-    reasons: tuple[str, ...]
-    """Why it runs or waits, or what to know about its reuse."""
-
     key: StepKey
     """Without the inputs that are still to be made."""
+
+    reasons: tuple[str, ...]
+    """Why it runs or waits, or what to know about its reuse."""
 
     manifest: Manifest | None = None
     """The result to reuse."""
@@ -98,22 +97,19 @@ def plan_step(
     """
     key = _key(step, results, strict_code=strict_code)
     missing = [source for source in producers(step) if source not in results]
-    found = None if missing else committed(store, key)
     if missing:
         reasons = (*_difference(store, key), f"{step.name}: waits for {', '.join(missing)}")
-        return PlannedStep(name=step.name, action="wait", reasons=reasons, key=key)
+        return PlannedStep(step.name, "wait", key, reasons)
+    found = committed(store, key)
     if found is None:
         reasons = _difference(store, key) or (f"{step.name}: no result yet",)
-        return PlannedStep(name=step.name, action="run", reasons=reasons, key=key)
+        return PlannedStep(step.name, "run", key, reasons)
     again = "asked to be redone" if step.name in redo else _lost_effect(store, step, found)
     if again:
-        reasons, generation = (f"{step.name}: {again}",), found.generation + 1
-        return PlannedStep(
-            name=step.name, action="run", reasons=reasons, key=key, generation=generation
-        )
+        reasons = (f"{step.name}: {again}",)
+        return PlannedStep(step.name, "run", key, reasons, generation=found.generation + 1)
     check_presence(store, found)
-    notes = tuple(explain(found.key, key))
-    return PlannedStep(name=step.name, action="reuse", reasons=notes, key=key, manifest=found)
+    return PlannedStep(step.name, "reuse", key, tuple(explain(found.key, key)), found)
 
 
 def _key(step: Step, results: Mapping[str, Manifest], *, strict_code: bool) -> StepKey:
@@ -125,7 +121,7 @@ def _key(step: Step, results: Mapping[str, Manifest], *, strict_code: bool) -> S
     return StepKey(
         name=step.name,
         version=step.version,
-        params=json.loads(canonical(step.params)),
+        params=step.params,
         inputs=inputs,
         source=source_digest(step.function),
         strict_code=strict_code,

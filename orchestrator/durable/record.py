@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
 from orchestrator.durable.key import JSON, digest
-from orchestrator.durable.ownership import is_abandoned, last_epoch
+from orchestrator.durable.ownership import epoch_path, is_abandoned, last_epoch
 from orchestrator.durable.states import RunState, StepState
 from orchestrator.durable.step import Step
 from orchestrator.durable.store import Store
@@ -51,19 +51,19 @@ def write_spec(
     """Record once per epoch what the run is to do. Settings are left out: they may hold secrets."""
     described = [asdict(replace(step, settings={})) for step in steps]
     data = {"run_id": run_id, "recipe": recipe, "steps": described}
-    store.create(_path(run_id, epoch, "spec.json"), json.dumps(data, indent=1).encode())
+    store.create(epoch_path(run_id, epoch, "spec.json"), json.dumps(data, indent=1).encode())
 
 
 def write_status(store: Store, status: RunStatus) -> None:
     """Replace the status of an epoch; a driver that lost the run only writes its own epoch's."""
     status.updated_at = now()
     data = json.dumps(asdict(status), indent=1).encode()
-    store.overwrite(_path(status.run_id, status.epoch, "status.json"), data)
+    store.overwrite(epoch_path(status.run_id, status.epoch, "status.json"), data)
 
 
 def read_spec(store: Store, run_id: str) -> dict[str, JSON]:
     """Return the recipe and steps of a run as last started; raises FileNotFoundError."""
-    path = _path(run_id, last_epoch(store, run_id), "spec.json")
+    path = epoch_path(run_id, last_epoch(store, run_id), "spec.json")
     return dict(json.loads(store.read(path)))
 
 
@@ -77,7 +77,7 @@ def read_status(store: Store, run_id: str) -> RunStatus:
     if not epoch:
         raise FileNotFoundError(f"store {store.url} has no run {run_id!r}")
     try:
-        found = json.loads(store.read(_path(run_id, epoch, "status.json")))
+        found = json.loads(store.read(epoch_path(run_id, epoch, "status.json")))
     except FileNotFoundError:
         found = {"run_id": run_id, "epoch": epoch}
     found["state"] = RunState(found.get("state", RunState.RUNNING))
@@ -102,7 +102,3 @@ def _step_status(step: dict[str, object]) -> StepStatus:
     status = StepStatus(**step)  # type: ignore[arg-type]
     status.state, status.reasons = StepState(status.state), tuple(status.reasons)
     return status
-
-
-def _path(run_id: str, epoch: int, name: str) -> str:
-    return f"runs/{run_id}/epochs/{epoch:06d}/{name}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator.durable.artifact import Artifact, open_artifact
 from orchestrator.durable.attempt import Task
-from orchestrator.durable.errors import DurableError, ResourcesError, StepFailedError, StoreError
+from orchestrator.durable.errors import ClusterError, DurableError, StepFailedError, StoreError
 from orchestrator.durable.events import Observer
 from orchestrator.durable.executor import Executor, StartExecutor, check_store_reaches
 from orchestrator.durable.failures import Failure, FailureKind, retry_delay_s
@@ -96,7 +96,7 @@ class Runner:
             StepFailedError: If a step failed for good.
             RunOwnedError: If another driver owns the run.
             OwnershipLostError: If another driver took it over.
-            ResourcesError: If a step needs more than there is.
+            ClusterError: If a step needs more than there is, or nodes do not share the store.
             KeyboardInterrupt: After everything was stopped; the run can be resumed.
         """
         with ExitStack() as leaving:
@@ -234,10 +234,10 @@ class Runner:
             needs = step.resources
             is_done = self._status.steps[name].state in DONE
             if not is_done and (needs.all_cpus > capacity.cpus or needs.all_gpus > capacity.gpus):
-                raise ResourcesError(
-                    name,
-                    f"{needs.all_cpus:g} CPUs and {needs.all_gpus:g} GPUs",
-                    f"{capacity.cpus:g} and {capacity.gpus:g}",
+                raise ClusterError(
+                    f"step {name!r} needs {needs.all_cpus:g} CPUs and {needs.all_gpus:g} GPUs, "
+                    f"there are {capacity.cpus:g} and {capacity.gpus:g}: use fewer workers, or "
+                    "add machines"
                 )
         return self._executor
 

@@ -1,5 +1,6 @@
 """What a step is, as it is declared."""
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -107,8 +108,10 @@ class Step:
                 raise StepError(self.name, f'expected "package.module:function", got {function!r}')
         if self.version < 1:
             raise StepError(self.name, f"version must be at least 1, got {self.version}")
-        try:
-            canonical(self.params, "params")
-            canonical(self.settings, "settings")
-        except (TypeError, ValueError) as error:
-            raise StepError(self.name, str(error)) from error
+        for field_name in ("params", "settings"):
+            try:
+                plain = json.loads(canonical(getattr(self, field_name), field_name))
+            except (TypeError, ValueError) as error:
+                raise StepError(self.name, str(error)) from error
+            # What runs sees what the key saw: lists for tuples, plain dicts for any mapping.
+            object.__setattr__(self, field_name, plain)

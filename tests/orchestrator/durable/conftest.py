@@ -1,3 +1,4 @@
+import os
 import uuid
 from pathlib import Path
 
@@ -5,6 +6,12 @@ import pytest
 
 from orchestrator.durable import Store, open_store
 from tests.orchestrator.durable.fakes import Steps
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting for the disk guards against power cuts, which no test here makes."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture

@@ -18,11 +18,10 @@ from orchestrator.durable import (
     run_identity,
 )
 from orchestrator.durable.errors import (
+    ClusterError,
     OwnershipLostError,
-    ResourcesError,
     RunOwnedError,
     StoreError,
-    StoreNotSharedError,
 )
 from orchestrator.durable.executor import Capacity, check_store_reaches
 from orchestrator.durable.failures import FailureKind
@@ -120,7 +119,7 @@ def test_independent_steps_run_together_as_far_as_resources_go(steps: Steps) -> 
 def test_what_needs_more_than_there_is_stops_before_any_work(steps: Steps) -> None:
     scripted = Scripted(steps, Capacity(cpus=2, gpus=0))
     too_big = steps.step("b", inputs={"a": "a"}, resources=Resources(cpus=0, worker_cpus=4))
-    with pytest.raises(ResourcesError, match="'b' needs 4 CPUs and 0 GPUs, there are 2 and 0"):
+    with pytest.raises(ClusterError, match="'b' needs 4 CPUs and 0 GPUs, there are 2 and 0"):
         scripted.of(steps.step("a"), too_big).run()
     assert scripted.running() == []
     assert scripted.executor.is_closed
@@ -129,7 +128,7 @@ def test_what_needs_more_than_there_is_stops_before_any_work(steps: Steps) -> No
 
 def test_a_directory_of_one_machine_is_refused_on_several(steps: Steps) -> None:
     scripted = Scripted(steps, Capacity(node_ids=("one", "two")))
-    with pytest.raises(StoreNotSharedError, match=r"2 nodes: use a shared store such as s3://"):
+    with pytest.raises(ClusterError, match=r"2 nodes: use a shared store such as s3://"):
         scripted.of(steps.step("a")).run()
 
 
