@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.durable import StepKey, canonical, digest, explain
@@ -19,20 +19,20 @@ KEY = StepKey(
     source="cd" * 32,
 )
 
+# Few characters, but of every kind: the whole of Unicode takes seconds to set up.
+texts = st.text('abγ€😀"\\/\n\x00', max_size=5)
 values = st.recursive(
     st.none()
     | st.booleans()
     | st.integers()
     | st.floats(allow_nan=False, allow_infinity=False)
-    # Surrogates are no text; they have their own test.
-    | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=4)
-    ),
-    max_leaves=12,
+    | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=8,
 )
-some = settings(max_examples=50, deadline=None, database=None)
+some = settings(
+    max_examples=50, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 def test_a_key_never_changes_its_digest() -> None:
@@ -54,7 +54,7 @@ def test_canonical_text_reads_back_to_itself(value: Any) -> None:
 
 
 @some
-@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), values, max_size=6))
+@given(st.dictionaries(texts, values, max_size=6))
 def test_order_of_names_never_matters(value: dict[str, Any]) -> None:
     turned = dict(reversed(value.items()))
     assert replace(KEY, params=turned).digest == replace(KEY, params=value).digest
