@@ -56,7 +56,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         verb = verbs.add_parser(name, help=summary, description=summary)
         module.configure(verb)
         verb.set_defaults(execute=module.execute, environment=dict(os.environ))
-    return parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    # argparse takes a list of positionals in one piece only: `RECIPE --store DIR key=value` has two.
+    if any(text.startswith("-") for text in rest) or (rest and "overrides" not in args):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    return args
 
 
 def _say(text: str) -> None:

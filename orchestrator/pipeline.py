@@ -4,11 +4,11 @@ Stages are named by import path and imported only where they run, so that decidi
 everything is reused costs neither torch nor Ray.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from orchestrator.durable import External, Resources, Step
+from orchestrator.errors import PreflightError
 from orchestrator.recipe import DigitsData, GammaMoD, Recipe, Training
 from orchestrator.sources import Fingerprints
 from workloads.models import resolve_model
@@ -163,9 +163,21 @@ def _coordinator(recipe: Recipe, workers: int) -> Resources:
     )
 
 
-def describe(steps: tuple[Step, ...]) -> dict[str, Any]:
-    """The graph as names, for people and for JSON."""
-    return {
-        step.name: [source for source in step.inputs.values() if isinstance(source, str)]
-        for step in steps
-    }
+def needed_for(steps: Sequence[Step], name: str) -> tuple[Step, ...]:
+    """The step called ``name`` and those that it depends on, in the order given.
+
+    Raises:
+        PreflightError: If there is no such step.
+    """
+    by_name = {step.name: step for step in steps}
+    if name not in by_name:
+        raise PreflightError(f"no step {name!r}; the steps are {', '.join(by_name)}")
+    needed: set[str] = set()
+    frontier = [name]
+    while frontier:
+        current = frontier.pop()
+        needed.add(current)
+        frontier.extend(
+            source for source in by_name[current].inputs.values() if isinstance(source, str)
+        )
+    return tuple(step for step in steps if step.name in needed)

@@ -13,19 +13,19 @@ WORKER_ENVIRONMENT = {
 """Of every worker: threads are set explicitly, since a worker per core oversubscribes easily."""
 
 
-def connect(address: str | None, *, gpus: bool) -> None:
+def connect(address: str | None, *, uses_gpus: bool) -> None:
     """Start or join Ray; a second call does nothing.
 
     Args:
         address: Of a running cluster, such as ``auto`` or ``ray://head:10001``; None starts
             Ray on this machine, for this process only.
-        gpus: Whether workers take GPUs; on a machine without, DeepSpeed is told to use CPUs.
+        uses_gpus: Whether workers take GPUs; on a machine without, DeepSpeed is told to use CPUs.
     """
     import ray
 
     if ray.is_initialized():
         return
-    environment = WORKER_ENVIRONMENT | ({} if gpus else {"DS_ACCELERATOR": "cpu"})
+    environment = WORKER_ENVIRONMENT | ({} if uses_gpus else {"DS_ACCELERATOR": "cpu"})
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

@@ -1,17 +1,19 @@
 """Start a run, or continue it: the same recipe and values are the same run."""
 
 import argparse
+from typing import Literal
 
 from rich.console import Console
 
 from orchestrator.commands.arguments import add_recipe, launch_of
 from orchestrator.commands.output import console_for, print_json
-from orchestrator.durable import Runner, on_ray, read_status
+from orchestrator.durable import Runner, RunResult, on_ray, read_status
 from orchestrator.launch import Launch
 from orchestrator.observers import Observers
+from orchestrator.pipeline import needed_for
 from orchestrator.progress import ProgressBars, ProgressLines
 from orchestrator.ray_connection import connect
-from orchestrator.report.summary import print_summary
+from orchestrator.report import from_store, print_summary, summarize
 from orchestrator.tracking import MLflowTracker, TrackedRun
 
 
@@ -21,6 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--address", help="Ray cluster to use (default: $RAY_ADDRESS, or Ray on this machine)"
     )
+    parser.add_argument("--to", metavar="STEP", help="only STEP and what it depends on")
     parser.add_argument(
         "--redo", action="append", default=[], metavar="STEP", help="run STEP again; repeatable"
     )
@@ -34,7 +37,42 @@ def execute(args: argparse.Namespace) -> int:
     console = console_for(args)
     launch = launch_of(args)
     _announce(launch, console)
-    tracker = MLflowTracker(
+    tracker = _tracker(launch, console)
+    status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
+    try:
+        result = _run(launch, tracker, args, console)
+        _show(result, tracker, args, console)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        left = tracker.close(status)
+    if left:
+        console.print(f"MLflow was not told {left}", highlight=False, markup=False)
+    return 0
+
+
+def _run(
+    launch: Launch, tracker: MLflowTracker, args: argparse.Namespace, console: Console
+) -> RunResult:
+    address = args.address or args.environment.get("RAY_ADDRESS")
+    uses_gpus = launch.recipe.workers.gpus > 0
+    with ProgressBars(console) if console.is_terminal else ProgressLines(console) as progress:
+        return Runner(
+            launch.run_id,
+            needed_for(launch.steps, args.to) if args.to else launch.steps,
+            launch.store,
+            start_executor=on_ray(lambda: connect(address, uses_gpus=uses_gpus)),
+            observer=Observers(progress, tracker),
+            recipe=launch.recipe.identity(),
+            redo=args.redo,
+            strict_code=args.strict_code,
+        ).run()
+
+
+def _tracker(launch: Launch, console: Console) -> MLflowTracker:
+    return MLflowTracker(
         launch.tracking_uri,
         launch.recipe.tracking.experiment,
         run=TrackedRun(
@@ -43,36 +81,20 @@ def execute(args: argparse.Namespace) -> int:
         store=launch.store,
         tell=lambda text: console.print(text, highlight=False, markup=False),
     )
-    bars = ProgressBars(console) if console.is_terminal else ProgressLines(console)
-    address = args.address or args.environment.get("RAY_ADDRESS")
-    gpus = launch.recipe.workers.gpus > 0
-    runner = Runner(
-        launch.run_id,
-        launch.steps,
-        launch.store,
-        start_executor=on_ray(lambda: connect(address, gpus=gpus)),
-        observer=Observers(bars, tracker),
-        recipe=launch.recipe.identity(),
-        redo=args.redo,
-        strict_code=args.strict_code,
-    )
-    status = "FAILED"
-    try:
-        with bars:
-            result = runner.run()
-        summary = _summary(result, launch)
-        tracker.figures(summary.figures)
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        tracker.close(status)
+
+
+def _show(
+    result: RunResult, tracker: MLflowTracker, args: argparse.Namespace, console: Console
+) -> None:
+    documents = from_store(result.store, result.manifests)
+    if not {"dense", "mod"} <= documents.keys():
+        return
+    summary = summarize(documents)
+    tracker.figures(summary.figures)
     if args.json:
         print_json(summary.to_json())
     else:
         print_summary(summary, console)
-    return 0
 
 
 def _announce(launch: Launch, console: Console) -> None:

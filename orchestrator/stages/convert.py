@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.durable import StepContext
-from workloads.arank import ARankProfile, select_layers
+from workloads.arank import read_profile, select_layers
 from workloads.mod import MoDConfig
 from workloads.mod import convert as convert_model
 from workloads.model_folder import open_model_folder, save_model_folder
@@ -35,8 +35,7 @@ def convert(context: StepContext) -> None:
 
 
 def _by_arank(arank: Path, section: dict[str, Any]) -> tuple[MoDConfig, dict[str, Any]]:
-    document = json.loads((arank / "arank.json").read_text())
-    profile = ARankProfile.from_json(document["profile"])
+    profile = read_profile(arank)
     selection = select_layers(profile, **section.pop("layers"))
     config = MoDConfig.gamma(layers=selection, arank_digest=profile.digest, **section)
     return config, selection.to_json()
