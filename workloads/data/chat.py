@@ -15,6 +15,8 @@ from workloads.kinds import TokenKind
 # Private-use characters: no template text or user text holds them, and none is white space.
 _SLOT = "\ue000{}\ue001"
 _SLOTS = re.compile("\ue000([0-9]+)\ue001")
+# Questions come back, in later epochs at the latest, and a template takes as long as an image.
+_REMEMBERED = 10_000
 _ROLES = {"human": "user", "gpt": "assistant"}
 
 Message = dict[str, Any]
@@ -50,6 +52,7 @@ class ChatTemplate:
     def __init__(self, processor: ProcessorMixin) -> None:
         self._processor = processor
         self._plans: dict[_Shape, tuple[_Piece, ...]] = {}
+        self._rendered: dict[tuple[Turn, ...], Rendered] = {}
 
     def render(self, sample_id: str, turns: Sequence[Turn]) -> Rendered:
         """Render turns; after a question stands what makes the model answer it.
@@ -57,6 +60,14 @@ class ChatTemplate:
         Raises:
             DataError: If the template does not show the turns' texts as they are.
         """
+        key = tuple(turns)
+        if key not in self._rendered:
+            if len(self._rendered) >= _REMEMBERED:
+                self._rendered.clear()
+            self._rendered[key] = self._render(sample_id, key)
+        return self._rendered[key]
+
+    def _render(self, sample_id: str, turns: Sequence[Turn]) -> Rendered:
         messages = [_to_message(turn) for turn in turns]
         texts = [part["text"] for part in _text_parts(messages)]
         pieces = self._plan(messages)

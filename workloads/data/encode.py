@@ -20,6 +20,9 @@ Replacements = Sequence[Mapping[str, Any]]
 # A tokenizer without a limit of its own reports one of about 1e30.
 _NO_LIMIT = 1 << 30
 
+# Plain numbers: an enum's members are looked up slowly, and these are for every token.
+_SYSTEM, _IMAGE, _ANSWER = int(TokenKind.SYSTEM), int(TokenKind.IMAGE), int(TokenKind.ANSWER)
+
 
 class Encoder:
     """Turns samples into model inputs with a Hugging Face processor.
@@ -42,7 +45,7 @@ class Encoder:
         self._tokenizer = processor.tokenizer
         self._chat = ChatTemplate(processor)
         self._image_token = str(processor.image_token)  # type: ignore[attr-defined]
-        self._image_ids = torch.tensor([i for i in processor.image_token_ids if i is not None])
+        self._image_ids = frozenset(processor.image_token_ids)
         self._max_tokens = max_tokens or min(self._tokenizer.model_max_length, _NO_LIMIT)
 
     @property
@@ -107,14 +110,13 @@ class Encoder:
         sequences = {name: features.pop(name) for name in SEQUENCE_KEYS & features.keys()}
         rows = []
         for index, sample in enumerate(samples):
-            row = {name: torch.tensor(values[index]) for name, values in sequences.items()}
+            row = {name: values[index] for name, values in sequences.items()}
             kinds = _expand(rendered[index].kinds, replacements[index])
             row["token_kinds"] = self._token_kinds(row["input_ids"], offsets[index], kinds)
-            self._check_row(sample, row["token_kinds"], replacements[index])
+            self._check_row(sample, len(row["input_ids"]), replacements[index])
             if not as_prompt:
-                is_answer = row["token_kinds"] == TokenKind.ANSWER
-                row["labels"] = row["input_ids"].where(is_answer, IGNORED_LABEL)
-            rows.append(row)
+                row["labels"] = _labels(row["input_ids"], row["token_kinds"])
+            rows.append({name: torch.tensor(values) for name, values in row.items()})
         return rows, {name: _to_tensor(values) for name, values in features.items()}
 
     def _call(self, texts: list[str], samples: Sequence[Sample]) -> dict[str, Any]:
@@ -131,13 +133,14 @@ class Encoder:
         return dict(features)
 
     def _token_kinds(
-        self, input_ids: Tensor, offsets: Sequence[tuple[int, int]], kinds: bytes
-    ) -> Tensor:
+        self, input_ids: Sequence[int], offsets: Sequence[tuple[int, int]], kinds: bytes
+    ) -> list[int]:
         # The kinds of a token's characters may differ where a word crosses into the answer; the
         # highest wins, which is the one that has to be learned.
-        by_text = [max(kinds[start:end], default=int(TokenKind.SYSTEM)) for start, end in offsets]
-        is_image = torch.isin(input_ids, self._image_ids)
-        return torch.tensor(by_text).masked_fill(is_image, int(TokenKind.IMAGE))
+        return [
+            _IMAGE if token_id in self._image_ids else max(kinds[start:end], default=_SYSTEM)
+            for token_id, (start, end) in zip(input_ids, offsets, strict=True)
+        ]
 
     def _check_placeholders(self, sample: Sample, text: str) -> None:
         placeholders = text.count(self._image_token)
@@ -148,10 +151,10 @@ class Encoder:
             )
             raise DataError(f"sample {sample.id!r}", "", reason)
 
-    def _check_row(self, sample: Sample, token_kinds: Tensor, replacements: Replacements) -> None:
-        if len(token_kinds) > self._max_tokens:
+    def _check_row(self, sample: Sample, length: int, replacements: Replacements) -> None:
+        if length > self._max_tokens:
             reason = (
-                f"needs {len(token_kinds)} tokens, more than the limit of {self._max_tokens}; "
+                f"needs {length} tokens, more than the limit of {self._max_tokens}; "
                 "shorten its turns or raise the limit (nothing is cut in silence)"
             )
             raise DataError(f"sample {sample.id!r}", "", reason)
@@ -175,6 +178,13 @@ def _expand(kinds: bytes, replacements: Replacements) -> bytes:
         parts += [kinds[cursor:start], bytes([TokenKind.SYSTEM]) * len(replacement["replacement"])]
         cursor = end
     return b"".join([*parts, kinds[cursor:]])
+
+
+def _labels(input_ids: Sequence[int], token_kinds: Sequence[int]) -> list[int]:
+    return [
+        token_id if kind == _ANSWER else IGNORED_LABEL
+        for token_id, kind in zip(input_ids, token_kinds, strict=True)
+    ]
 
 
 def _to_tensor(values: Any) -> Tensor:  # noqa: ANN401 - processors return tensors, arrays or lists
