@@ -13,8 +13,8 @@ from workloads.mod.forward import (
     DecoderState,
     MoDDecoder,
     MoDModel,
-    extended_signature,
     image_token_id,
+    model_members,
 )
 from workloads.mod.layer import LayerSlot, MoDLayer
 from workloads.mod.router import TokenRouter
@@ -229,18 +229,9 @@ def _mod_class(mixin: type[nn.Module], dense_class: type[nn.Module]) -> type[nn.
             "dense_class": dense_class,
         }
         if mixin is MoDModel:
-            namespace["forward"] = _with_signature(dense_class)
+            namespace |= model_members(dense_class)
         _CLASSES[key] = type(dense_class.__name__, (mixin, dense_class), namespace)
     return _CLASSES[key]
-
-
-def _with_signature(dense_class: type[nn.Module]) -> Foreign:
-    def forward(self: MoDModel, *args: Foreign, **kwargs: Foreign) -> Foreign:
-        return MoDModel.forward(self, *args, **kwargs)
-
-    forward.__doc__ = MoDModel.forward.__doc__
-    forward.__signature__ = extended_signature(dense_class)  # type: ignore[attr-defined]
-    return forward
 
 
 def _swap_back(module: Foreign) -> None:

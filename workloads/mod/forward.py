@@ -253,12 +253,11 @@ class MoDModel(nn.Module):
         self, outputs: Foreign, losses: dict[int, Tensor] | None, record: RoutingRecord | None
     ) -> None:
         if record is not None:
-            record.lm_loss, record.router_loss = outputs.loss.detach(), None
+            record.lm_loss = outputs.loss.detach()
+            record.router_losses = {i: loss.detach() for i, loss in (losses or {}).items()}
         if not losses:
             return
         total = torch.stack([loss.to(outputs.loss.device) for loss in losses.values()]).sum()
-        if record is not None:
-            record.router_loss = total.detach()
         if torch.is_grad_enabled() and not total.requires_grad:
             raise ConversionError(
                 "the router loss has no gradient: use gradient checkpointing with "
@@ -276,16 +275,36 @@ def image_token_id(config: Foreign) -> int | None:
     return None
 
 
-def extended_signature(dense_class: type[nn.Module]) -> inspect.Signature:
-    """The dense ``forward``'s signature with our two arguments: ``generate`` reads it."""
-    signature = inspect.signature(dense_class.forward)
-    ours = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
-        for name in ("token_kinds", "routing_record")
-    ]
-    given = list(signature.parameters.values())
-    keywords = [p for p in given if p.kind is inspect.Parameter.VAR_KEYWORD]
-    return signature.replace(parameters=[p for p in given if p not in keywords] + ours + keywords)
+def with_signature(ours: Foreign, dense: Foreign, added: tuple[str, ...]) -> Foreign:
+    """``ours`` under the signature of ``dense`` with arguments added: ``generate`` reads both."""
+
+    def method(self: Foreign, *args: Foreign, **kwargs: Foreign) -> Foreign:
+        return ours(self, *args, **kwargs)
+
+    signature = inspect.signature(dense)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = list(signature.parameters.values())
+    keywords = [p for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
+    named = [p for p in parameters if p not in keywords]
+    named += [inspect.Parameter(name, keyword, default=None) for name in added]
+    method.__doc__ = ours.__doc__
+    method.__signature__ = signature.replace(parameters=named + keywords)  # type: ignore[attr-defined]
+    return method
+
+
+def model_members(dense_class: Foreign) -> dict[str, Foreign]:
+    """Methods of a converted model class whose signatures transformers inspects."""
+    prepare = "prepare_inputs_for_generation"
+    members = {
+        "forward": with_signature(
+            MoDModel.forward, dense_class.forward, ("token_kinds", "routing_record")
+        )
+    }
+    if hasattr(dense_class, prepare):
+        members[prepare] = with_signature(
+            MoDModel.prepare_inputs_for_generation, getattr(dense_class, prepare), ("token_kinds",)
+        )
+    return members
 
 
 def _by_name(dense_class: type[nn.Module], args: tuple[Any, ...]) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from workloads.mod.anatomy import Anatomy, map_first
 from workloads.mod.cache import MoDCacheLayer
 from workloads.mod.foreign import Foreign
 from workloads.mod.masks import additive, gathered_mask, seen_mask
+from workloads.mod.packing import Packing, pack, unpack
 from workloads.mod.router import TokenRouter
-from workloads.mod.routing import Selection, flat_rows, gather_rows, pack, unpack
+from workloads.mod.routing import Selection, gather_rows
 from workloads.mod.routing_pass import RoutingPass
 
 
@@ -104,13 +105,12 @@ class MoDLayer(nn.Module):
         call: dict[str, Any],
         routing: RoutingPass,
     ) -> Foreign:
-        base = self._carried(hidden_states, weight, selection, routing)
-        columns, valid = selection.columns, selection.valid
+        columns = selection.columns
         cache = _layer_cache(call, self.mod_slot.layer)
         if columns.shape[1] == 0:
             assert cache is not None
             cache.skip(hidden_states.shape[1])
-            return base
+            return hidden_states
         tables = call["position_embeddings"]
         call["position_embeddings"] = tuple(gather_rows(table, columns) for table in tables)
         # transformers would take the gaps between kept positions for packed sequences.
@@ -121,19 +121,12 @@ class MoDLayer(nn.Module):
             self._use_cache(cache, selection, call, hidden_states, routing)
         elif routing.config.positions == "compact":
             _compact_positions(call, columns, 0, hidden_states, routing)
-        rows = flat_rows(columns, hidden_states.shape[1])
+        packing = Packing.of(selection, hidden_states.shape[1])
+        packed, carried = pack(hidden_states, packing)
         with self._branch_times(weight.gather(1, columns)):
-            output = super().forward(pack(hidden_states, rows), **call)
-        return map_first(output, lambda computed: unpack(base, computed, rows, valid))
-
-    def _carried(
-        self, hidden_states: Tensor, weight: Tensor, selection: Selection, routing: RoutingPass
-    ) -> Tensor:
-        """What skipped tokens leave with: themselves, or themselves reweighted (STRing)."""
-        if routing.config.reweight == "routed":
-            return hidden_states
-        scale = torch.where(routing.routable, weight, 1.0)
-        return hidden_states * scale.unsqueeze(-1).to(hidden_states.dtype)
+            output = super().forward(packed, **call)
+        scale = routing.carry_scale(weight)
+        return map_first(output, lambda computed: unpack(carried, computed, packing, scale))
 
     def _use_cache(
         self,

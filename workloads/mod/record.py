@@ -28,7 +28,7 @@ class RoutingRecord:
     Attributes:
         masks: Per layer, one bool ``(batch, seq)`` for each forward, True at routed tokens.
         lm_loss: Language-model loss of the last forward with labels, detached.
-        router_loss: Sum of the layers' router losses in that forward, before ``aux_weight``.
+        router_losses: Each layer's router loss in that forward, detached.
     """
 
     def __init__(self, keep_masks: bool = False) -> None:
@@ -37,7 +37,7 @@ class RoutingRecord:
         self._skipped: dict[int, Tensor] = {}
         self.masks: dict[int, list[Tensor]] = {}
         self.lm_loss: Tensor | None = None
-        self.router_loss: Tensor | None = None
+        self.router_losses: dict[int, Tensor] = {}
 
     def observe(self, forward: Observed, layer: int, routed: Tensor, logits: Tensor | None) -> None:
         """Count one layer of one forward.
@@ -59,6 +59,12 @@ class RoutingRecord:
         self._skipped[layer] = self._skipped.get(layer, zeros) + skipped
         if self._keep_masks:
             self.masks.setdefault(layer, []).append(routed)
+
+    @property
+    def router_loss(self) -> Tensor | None:
+        """Sum of :attr:`router_losses`, before ``aux_weight``; None if there was none."""
+        losses = list(self.router_losses.values())
+        return torch.stack(losses).sum() if losses else None
 
     def per_layer(self) -> dict[int, dict[str, float]]:
         """Skipped share of each layer's tokens, by kind and as ``all`` and ``routable``.

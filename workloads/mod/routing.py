@@ -1,4 +1,4 @@
-"""Which tokens a layer computes: counts, choices and the packing of the chosen, as pure functions.
+"""Which tokens a layer computes: counts and choices, as pure functions.
 
 Rows of a batch keep different numbers of tokens. They are packed to the largest number, with
 the kept tokens first and in sequence order; what fills a shorter row behind them are distinct
@@ -27,10 +27,12 @@ class Selection:
         columns: int64 ``(batch, packed)``: positions in the sequence, kept ones first and
             ascending; distinct within a row.
         valid: bool ``(batch, packed)``, False at filling slots; None if there are none.
+        slots: int64: the valid slots in the flat view of ``columns``; None if all are.
     """
 
     columns: Tensor
-    valid: Tensor | None
+    valid: Tensor | None = None
+    slots: Tensor | None = None
 
     def routed_mask(self, seq_len: int) -> Tensor:
         """Mask ``(batch, seq_len)``, True where the layer computes the token."""
@@ -61,15 +63,30 @@ def routed_count(routable: int, capacity: float, rounding: Rounding) -> int:
     return min(max(count, 1), routable)
 
 
-def valid_slots(counts: Sequence[int], device: torch.device) -> Tensor | None:
-    """Mask ``(batch, max(counts))``, True in the first ``counts[row]`` slots; None if all are."""
+def slots_of(
+    counts: Sequence[int], device: torch.device
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Which slots hold kept tokens when rows with ``counts`` of them are packed to the largest.
+
+    Args:
+        counts: Kept tokens per row, on the host.
+        device: Where the results go.
+
+    Returns:
+        Mask ``(batch, max(counts))``, True in the first ``counts[row]`` slots, and the flat
+        indices of its True cells, int64 and ascending; None twice if every slot is True.
+    """
     packed = max(counts)
     if min(counts) == packed:
-        return None
-    return torch.arange(packed, device=device) < torch.tensor(counts, device=device).unsqueeze(1)
+        return None, None
+    valid = torch.arange(packed) < torch.tensor(counts).unsqueeze(1)
+    slots = valid.view(-1).nonzero().squeeze(1)
+    return valid.to(device, non_blocking=True), slots.to(device, non_blocking=True)
 
 
-def select_top(ranked: Tensor, packed: int, valid: Tensor | None) -> Selection:
+def select_top(
+    ranked: Tensor, packed: int, valid: Tensor | None, slots: Tensor | None
+) -> Selection:
     """The highest-ranked tokens of each row, in sequence order.
 
     Expert choice: the layer picks its tokens, so its load is fixed and needs no balancing
@@ -78,16 +95,17 @@ def select_top(ranked: Tensor, packed: int, valid: Tensor | None) -> Selection:
     Args:
         ranked: float32 ``(batch, seq)``; ``+inf`` at protected tokens, ``-inf`` at padding.
         packed: Tokens of the fullest row.
-        valid: From :func:`valid_slots` for the rows' counts.
+        valid: From :func:`slots_of` for the rows' counts.
+        slots: From the same.
 
     Returns:
         The selection; fillers come from the best of the rest.
     """
     if valid is None:
-        return Selection(ranked.topk(packed, sorted=False).indices.sort().values, None)
+        return Selection(ranked.topk(packed, sorted=False).indices.sort().values)
     order = ranked.topk(packed).indices
     behind = (~valid) * ranked.shape[1]
-    return Selection((order + behind).sort().values - behind, valid)
+    return Selection((order + behind).sort().values - behind, valid, slots)
 
 
 def select_above(
@@ -133,7 +151,8 @@ def selection_of(kept: Tensor, real_counts: Sequence[int]) -> Selection | None:
         return None
     # A stable sort of "not kept" lists the kept positions in sequence order, then the others.
     order = kept.logical_not().to(torch.uint8).sort(dim=1, stable=True).indices
-    return Selection(order[:, : max(counts)], valid_slots(counts, kept.device))
+    valid, slots = slots_of(counts, kept.device)
+    return Selection(order[:, : max(counts)], valid, slots)
 
 
 def gather_rows(values: Tensor, columns: Tensor) -> Tensor:
@@ -153,42 +172,5 @@ def gather_rows(values: Tensor, columns: Tensor) -> Tensor:
         return values.expand(*values.shape[:-3], batch, seq_len, width).gather(-2, index)
     rows = columns
     if values.shape[0] == batch and batch > 1:
-        rows = flat_rows(columns, seq_len)
+        rows = columns + torch.arange(batch, device=columns.device).unsqueeze(1) * seq_len
     return values.reshape(-1, width).index_select(0, rows.reshape(-1)).view(batch, packed, width)
-
-
-def flat_rows(columns: Tensor, seq_len: int) -> Tensor:
-    """Row numbers of ``columns`` in a ``(batch * seq_len, width)`` view, ``(batch, packed)``."""
-    batch = columns.shape[0]
-    if batch == 1:
-        return columns
-    return columns + torch.arange(batch, device=columns.device).unsqueeze(1) * seq_len
-
-
-def pack(hidden_states: Tensor, rows: Tensor) -> Tensor:
-    """Gather tokens: ``(batch, seq, hidden)`` at ``rows`` (batch, packed) of the flat view."""
-    batch, packed = rows.shape
-    hidden = hidden_states.shape[-1]
-    return (
-        hidden_states.reshape(-1, hidden).index_select(0, rows.view(-1)).view(batch, packed, hidden)
-    )
-
-
-def unpack(base: Tensor, computed: Tensor, rows: Tensor, valid: Tensor | None) -> Tensor:
-    """Scatter computed tokens over ``base``; filling slots keep what ``base`` holds.
-
-    Args:
-        base: ``(batch, seq, hidden)``: what skipped tokens carry on.
-        computed: ``(batch, packed, hidden)``.
-        rows: int64 ``(batch, packed)`` from :func:`flat_rows`.
-        valid: bool ``(batch, packed)`` or None.
-
-    Returns:
-        A new tensor like ``base``.
-    """
-    flat = base.reshape(-1, base.shape[-1])
-    index = rows.view(-1)
-    values = computed.reshape(-1, base.shape[-1])
-    if valid is not None:
-        values = torch.where(valid.view(-1, 1), values, flat.index_select(0, index))
-    return flat.index_copy(0, index, values).view(base.shape)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,11 @@ from workloads.mod.routing import (
     select_above,
     select_top,
     selection_of,
-    valid_slots,
+    slots_of,
 )
+
+# Slots of the fullest row, 0 for "no packing"; which of them are kept; their flat indices.
+_Slots: TypeAlias = tuple[int, Tensor | None, Tensor | None]
 
 
 @dataclass(slots=True, eq=False)
@@ -61,7 +65,7 @@ class RoutingPass:
     routable: Tensor = field(init=False)
     _rank_bias: Tensor = field(init=False)
     _token_weight: Tensor | None = field(init=False, default=None)
-    _slots: dict[float, tuple[int, Tensor | None]] = field(init=False, default_factory=dict)
+    _slots: dict[float, _Slots] = field(init=False, default_factory=dict)
     _causal: dict[int, Tensor] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -88,6 +92,12 @@ class RoutingPass:
         """Weight of each token's branch, float32 ``(batch, seq)``; 1 where it is not weighted."""
         weight = branch_weight(logits, self.config)
         return weight if self.config.weigh_protected else torch.where(self.routable, weight, 1.0)
+
+    def carry_scale(self, weight: Tensor) -> Tensor | None:
+        """What skipped tokens are multiplied by, ``(batch, seq)``; None for nothing (STRing)."""
+        if self.config.reweight == "routed":
+            return None
+        return torch.where(self.routable, weight, 1.0) if self.config.weigh_protected else weight
 
     def choose(self, slot: int, logits: Tensor) -> Selection | None:
         """Tokens that the ``slot``-th converted layer computes, or None for all of them."""
@@ -121,15 +131,20 @@ class RoutingPass:
 
     def _best(self, scores: Tensor, capacity: float) -> Selection | None:
         if capacity not in self._slots:
-            rounding = self.config.rounding
-            skipped = [n - routed_count(n, capacity, rounding) for n in self.routable_counts]
-            counts = [real - skip for real, skip in zip(self.real_counts, skipped, strict=True)]
-            packed = max(counts) if any(skipped) else 0
-            self._slots[capacity] = (packed, valid_slots(counts, scores.device) if packed else None)
-        packed, valid = self._slots[capacity]
+            self._slots[capacity] = self._slots_for(capacity, scores.device)
+        packed, valid, slots = self._slots[capacity]
         if packed == 0:
             return None
-        return select_top(torch.where(self.routable, scores, self._rank_bias), packed, valid)
+        ranked = torch.where(self.routable, scores, self._rank_bias)
+        return select_top(ranked, packed, valid, slots)
+
+    def _slots_for(self, capacity: float, device: torch.device) -> _Slots:
+        rounding = self.config.rounding
+        skipped = [n - routed_count(n, capacity, rounding) for n in self.routable_counts]
+        if not any(skipped):
+            return 0, None, None
+        counts = [real - skip for real, skip in zip(self.real_counts, skipped, strict=True)]
+        return max(counts), *slots_of(counts, device)
 
     def _above(self, scores: Tensor, slot: int) -> Selection | None:
         assert self.config.thresholds is not None
