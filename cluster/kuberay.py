@@ -65,10 +65,17 @@ class Manifest:
 
 
 class _PlainDumper(yaml.SafeDumper):
-    """Repeats a repeated value instead of pointing at it, for readers and templating tools."""
+    """Writes for readers: repeated values in full, texts of several lines as they are."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = "|" if "\n" in data else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+
+_PlainDumper.add_representer(str, _PlainDumper.represent_str)
 
 
 def render(plan: Plan, entrypoint: Entrypoint, options: KubeRayOptions) -> Manifest:

@@ -1,5 +1,6 @@
 """A real ``ray start --head`` of its own: own ports, own token, ended by its process ids."""
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -16,7 +17,9 @@ from pathlib import Path
 
 import psutil
 
-START_TIMEOUT_S = 90.0
+START_ATTEMPTS = 4
+START_TIMEOUT_S = 120.0
+SETTLING_S = 2.5
 END_TIMEOUT_S = 20.0
 SCRIPTS = Path(sys.executable).parent
 
@@ -69,51 +72,56 @@ class RayHead:
 @contextmanager
 def ray_head_node() -> Iterator[RayHead]:
     """Start a head, wait until it takes jobs, and end all its processes at the end."""
-    token = secrets.token_hex(16)
     environment = os.environ | {
         "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}",
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": token,
+        "RAY_AUTH_TOKEN": secrets.token_hex(16),
     }
     environment.pop("RAY_ADDRESS", None)
-    dashboard, agent, client = _free_ports(3)
     # Sockets live below this folder and their paths may have 107 characters.
-    folder = tempfile.mkdtemp(prefix="gr-", dir="/tmp")
-    command = [
-        str(SCRIPTS / "ray"), "start", "--head", "--block", "--disable-usage-stats",
-        "--num-cpus=2", "--include-dashboard=true", f"--temp-dir={folder}", "--port=0",
-        f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
-        f"--ray-client-server-port={client}",
-    ]  # fmt: skip
-    log = Path(folder, "start.log")
-    with log.open("w") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+    folder = Path(tempfile.mkdtemp(prefix="gr-", dir="/tmp"))
+    log = folder / "start.log"
     try:
-        address = f"http://127.0.0.1:{dashboard}"
-        _wait_until_ready(process, address, token, log)
-        yield RayHead(address=address, environment=environment)
+        for _ in range(START_ATTEMPTS):
+            dashboard, agent, client = _free_ports(3)
+            head = RayHead(address=f"http://127.0.0.1:{dashboard}", environment=environment)
+            command = [
+                str(SCRIPTS / "ray"), "start", "--head", "--block", "--disable-usage-stats",
+                "--num-cpus=2", "--include-dashboard=true", f"--temp-dir={folder}", "--port=0",
+                f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
+                f"--ray-client-server-port={client}",
+            ]  # fmt: skip
+            with log.open("w") as output:
+                process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+            try:
+                if _takes_jobs(process, head, log):
+                    yield head
+                    return
+            finally:
+                _end(process)
+        raise RuntimeError(f"the Ray head did not come up:\n{log.read_text()}")
     finally:
-        _end(process)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait_until_ready(
-    process: subprocess.Popen[bytes], address: str, token: str, log: Path
-) -> None:
-    request = urllib.request.Request(
-        f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"}
-    )
+def _takes_jobs(process: subprocess.Popen[bytes], head: RayHead, log: Path) -> bool:
+    """Wait for the head; False if it died, or is not there in time.
+
+    On a busy machine a node may register so late that Ray's client server has given up, and
+    ``ray start --block`` ends a head that has lost a part within a second of being up.
+    """
+    bearer = {"Authorization": f"Bearer {head.environment['RAY_AUTH_TOKEN']}"}
+    request = urllib.request.Request(f"{head.address}/api/jobs/", headers=bearer)
     deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
+    while time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.2)
+        if "will now block forever" not in log.read_text():
+            continue
+        with contextlib.suppress(OSError):
             urllib.request.urlopen(request, timeout=5).close()
-        except OSError:
-            time.sleep(0.2)
-        else:
-            return
-    raise RuntimeError(f"the Ray head did not come up:\n{log.read_text()}")
+            time.sleep(SETTLING_S)
+            return process.poll() is None
+    return False
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
