@@ -58,10 +58,9 @@ def _single(documents: Documents) -> Iterator[tuple[int, Values]]:
 
 
 def _tags(documents: Documents) -> Iterator[tuple[str, str]]:
-    arank = documents.get("arank.json", {})
-    if layers := arank.get("selection", {}).get("layers"):
+    if layers := documents.get("conversion.json", {}).get("selection", {}).get("layers"):
         yield "gammaray.mod_layers", json.dumps(layers)
-    if digest := arank.get("profile", {}).get("digest"):
+    if digest := documents.get("arank.json", {}).get("profile", {}).get("digest"):
         yield "gammaray.arank_digest", str(digest)
     if uri := documents.get("registration.json", {}).get("uri"):
         yield "gammaray.registered", str(uri)
