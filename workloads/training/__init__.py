@@ -1,11 +1,17 @@
-from workloads.training.blank_image import blank_image_for_text
-from workloads.training.checkpoint import Checkpoints, CheckpointStore
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from workloads.training.config import TrainingConfig
-from workloads.training.engine import Engine, TorchEngine
 from workloads.training.errors import TrainingError
-from workloads.training.loop import Batches, TrainingResult, train
-from workloads.training.parts import choose_parts, named_parts, parameter_groups
-from workloads.training.ranks import Ranks
+
+if TYPE_CHECKING:
+    from workloads.training.blank_image import blank_image_for_text, blank_image_inputs
+    from workloads.training.checkpoint import Checkpoints, CheckpointStore
+    from workloads.training.digest import weights_digest
+    from workloads.training.engine import Engine, TorchEngine
+    from workloads.training.loop import Batches, TrainingResult, train
+    from workloads.training.parts import choose_parts, named_parts, parameter_groups
+    from workloads.training.ranks import Ranks
 
 __all__ = [
     "Batches",
@@ -18,8 +24,28 @@ __all__ = [
     "TrainingError",
     "TrainingResult",
     "blank_image_for_text",
+    "blank_image_inputs",
     "choose_parts",
     "named_parts",
     "parameter_groups",
     "train",
+    "weights_digest",
 ]
+
+_MODULES = {
+    "blank_image": ("blank_image_for_text", "blank_image_inputs"),
+    "checkpoint": ("Checkpoints", "CheckpointStore"),
+    "digest": ("weights_digest",),
+    "engine": ("Engine", "TorchEngine"),
+    "loop": ("Batches", "TrainingResult", "train"),
+    "parts": ("choose_parts", "named_parts", "parameter_groups"),
+    "ranks": ("Ranks",),
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute may be anything
+    # Checking a config must not wait for torch in a process that only starts workers.
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

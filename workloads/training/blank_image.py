@@ -5,13 +5,18 @@ whose micro-batch holds no image would skip vision tower and projector, and the 
 would no longer match: gloo aborts, NCCL hangs.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, ProcessorMixin
+
+_PIXELS = 64
+"""Side of the blank image before its processor resizes it: any family's smallest will do."""
 
 
 @contextmanager
@@ -36,13 +41,27 @@ def blank_image_for_text(
     decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
     handles = (
         model.register_forward_pre_hook(blank.see_batch, with_kwargs=True),
-        decoder.register_forward_pre_hook(blank.mix_in, with_kwargs=True),
+        # Before a sharding engine's own hooks, which note the order in which modules run.
+        decoder.register_forward_pre_hook(blank.mix_in, prepend=True, with_kwargs=True),
     )
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def blank_image_inputs(
+    model: PreTrainedModel, processor: ProcessorMixin
+) -> dict[str, Tensor] | None:
+    """What the model's image encoder takes for one grey image; None for a text-only model."""
+    image_processor = getattr(processor, "image_processor", None)
+    if image_processor is None or not hasattr(model, "get_image_features"):
+        return None
+    features = image_processor(Image.new("RGB", (_PIXELS, _PIXELS), "grey"), return_tensors="pt")
+    encode: Callable[..., Any] = model.get_image_features  # type: ignore[assignment]
+    takes = inspect.signature(encode).parameters
+    return {name: value for name, value in features.items() if name in takes}
 
 
 class _BlankImage:

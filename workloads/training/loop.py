@@ -180,11 +180,12 @@ class _Means:
         self._records: list[RoutingRecord] = []
 
     def add(self, loss: Tensor, share: float, record: RoutingRecord | None) -> None:
-        losses = [loss]
+        losses: list[Tensor | None] = [loss]
         if record is not None:
             self._records.append(record)
             losses += [record.lm_loss, record.router_loss]
-        self._losses.append(torch.stack([value.detach().double() for value in losses]) * share)
+        known = [value.detach().double() for value in losses if value is not None]
+        self._losses.append(torch.stack(known) * share)
 
     def over(self, ranks: Ranks) -> Point:
         """Combine over ranks; waits for the device here and not before."""

@@ -1,0 +1,65 @@
+"""One training as it travels to its workers; importing this needs no torch."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from orchestrator.checkpoints import CheckpointPlace
+from orchestrator.engines.exchange import Exchange
+from workloads.reporting import Reporter
+from workloads.training import TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingJob:
+    """What to train on what, and where everything is kept."""
+
+    config: TrainingConfig
+    model: Path
+    """Model folder to start from, dense or converted."""
+
+    shard: Path
+    """Arrow shard of training samples."""
+
+    output: Path
+    """Directory for ``model/`` and ``history.json``, on the machine of the stage."""
+
+    checkpoints: CheckpointPlace
+    exchange: Exchange
+    """Carries inputs and result where the store is no directory that all processes see."""
+
+    reporter: Reporter
+    threads: int
+    """CPU threads of one worker."""
+
+    def send_inputs(self) -> None:
+        """Make the inputs available to workers on other machines."""
+        if self.exchange.is_needed:
+            self.exchange.send(self.model, "model")
+            self.exchange.send(self.shard, "shard")
+
+    def on_this_machine(self, scratch: Path) -> Self:
+        """Return the job with inputs that this worker can open, brought here if need be."""
+        if self.model.exists() and self.shard.exists():
+            return self
+        self.exchange.fetch("model", scratch / "model")
+        self.exchange.fetch("shard", scratch / "shard")
+        return replace(self, model=scratch / "model", shard=scratch / "shard" / self.shard.name)
+
+    @contextmanager
+    def result_folder(self, scratch: Path) -> Iterator[Path]:
+        """A folder for the result files, sent to the stage's machine at the end if need be."""
+        if not self.exchange.is_needed:
+            yield self.output
+            return
+        folder = scratch / "result"
+        folder.mkdir()
+        yield folder
+        self.exchange.send(folder, "result")
+
+    def fetch_result(self) -> None:
+        """Bring the result to the stage's machine."""
+        if self.exchange.is_needed:
+            self.exchange.fetch("result", self.output)
