@@ -41,7 +41,7 @@ def execute(args: argparse.Namespace) -> int:
     status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
     try:
         result = _run(launch, tracker, args, console)
-        _show(result, tracker, args, console)
+        _show(result, launch, tracker, args, console)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -84,7 +84,11 @@ def _tracker(launch: Launch, console: Console) -> MLflowTracker:
 
 
 def _show(
-    result: RunResult, tracker: MLflowTracker, args: argparse.Namespace, console: Console
+    result: RunResult,
+    launch: Launch,
+    tracker: MLflowTracker,
+    args: argparse.Namespace,
+    console: Console,
 ) -> None:
     documents = from_store(result.store, result.manifests)
     if not {"dense", "mod"} <= documents.keys():
@@ -92,9 +96,20 @@ def _show(
     summary = summarize(documents)
     tracker.figures(summary.figures)
     if args.json:
-        print_json(summary.to_json())
+        print_json({**summary.to_json(), "places": _places(result, launch)})
     else:
         print_summary(summary, console)
+        for name, place in _places(result, launch).items():
+            console.print(f"{name}: {place}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _places(result: RunResult, launch: Launch) -> dict[str, str]:
+    """Where to look next."""
+    places = {"MLflow": launch.tracking_uri}
+    if "report" in result.manifests:
+        path = f"{result.manifests['report'].root}/measurement/report.html"
+        places["report"] = str(result.store.local_path(path) or f"{result.store.url}/{path}")
+    return places
 
 
 def _announce(launch: Launch, console: Console) -> None:

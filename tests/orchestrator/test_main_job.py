@@ -1,0 +1,78 @@
+"""The main job as a user has it: one command, killed anywhere, given again."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.orchestrator.small_run import driver, result_digests
+
+pytestmark = pytest.mark.ray
+
+STAGES = (
+    "data",
+    "align",
+    "arank",
+    "convert",
+    "finetune-dense",
+    "finetune-mod",
+    "evaluate-dense",
+    "evaluate-mod",
+    "efficiency",
+    "register",
+    "report",
+)
+TRAININGS = ("align", "finetune-dense", "finetune-mod")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("undisturbed")
+    with driver(store) as run:
+        assert run.finish() == 0, "\n".join(run.said)
+    return store
+
+
+def test_the_run_ends_with_one_result_for_every_stage(undisturbed: Path) -> None:
+    digests = result_digests(undisturbed)
+    assert sorted(digests) == sorted(STAGES)
+    assert all(len(found) == 1 for found in digests.values())
+
+
+def test_the_same_command_again_reuses_everything_and_says_so(undisturbed: Path) -> None:
+    with driver(undisturbed) as run:
+        assert run.finish() == 0
+    assert [line for line in run.said if line.endswith(": reused")] == [
+        f"{stage}: reused" for stage in dict.fromkeys(_order(run.said))
+    ]
+    assert not any(": started" in line for line in run.said)
+
+
+def test_killed_in_every_stage_it_goes_on_to_the_same_results(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    for stage in STAGES:
+        with driver(tmp_path) as run:
+            if not run.wait_for(f"{stage}: started", f"{stage}: reused"):
+                continue
+            if stage in TRAININGS:
+                run.wait_for_checkpoint()
+            else:
+                time.sleep(1.0)
+            run.kill()
+    with driver(tmp_path) as run:
+        assert run.finish() == 0, "\n".join(run.said)
+    assert result_digests(tmp_path) == result_digests(undisturbed)
+
+
+def test_interrupted_it_says_how_to_go_on_and_does(undisturbed: Path, tmp_path: Path) -> None:
+    with driver(tmp_path, "seed=1") as run:
+        assert run.wait_for("data: started")
+        assert run.kill(signal.SIGINT) == 130
+        run.finish()
+    assert "gammaray: interrupted; the same command continues from here" in run.said
+
+
+def _order(said: list[str]) -> list[str]:
+    return [line.split(":")[0] for line in said if line.endswith(": reused")]
