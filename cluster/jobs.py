@@ -29,7 +29,7 @@ class JobOutcome:
     status: str
     """Ray's word: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."""
     driver_exit_code: int | None = None
-    """Exit code of the command; None while it runs, or if it never started."""
+    """Exit code of the command; None while it runs, if it never started, or if its node was lost."""
     message: str | None = None
     """What Ray says about it."""
 
@@ -52,7 +52,7 @@ class JobOutcome:
         if self.status != "FAILED":
             return f"{job}: {self.status.lower()}"
         if self.driver_exit_code is None:
-            return f"{job} did not start: {self.message}"
+            return f"{job} failed: {self.message}"
         if self.driver_exit_code == COMMAND_NOT_FOUND:
             return (
                 f"{job}: the command was not found on the cluster; its machines need gammaray "

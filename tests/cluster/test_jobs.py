@@ -127,7 +127,7 @@ def test_the_exit_code_is_the_jobs_own(
         ("SUCCEEDED", 0, r"^job j: succeeded$"),
         ("FAILED", 3, r"^job j failed with exit code 3$"),
         ("FAILED", 127, r"command was not found.*--entrypoint"),
-        ("FAILED", None, r"did not start: no such environment"),
+        ("FAILED", None, r"^job j failed: no such environment$"),
     ],
 )
 def test_the_sentence_says_what_happened(
