@@ -148,11 +148,8 @@ class _Observer:
         layer_index = self._owners.get(module)
         if layer_index is not None:
             _check_plain_softmax(layer_index, module, others)
-            mask = attention_mask
-            if mask is None and getattr(module, "is_causal", False):
-                ones = torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool)
-                mask = ones.tril().to(query.device)
-            self._listener(layer_index, AttentionInputs(query, key, mask, scale, softcap))
+            seen = _implied_mask(module, query) if attention_mask is None else attention_mask
+            self._listener(layer_index, AttentionInputs(query, key, seen, scale, softcap))
         if softcap is None and not self._prefers_eager:
             return sdpa_attention_forward(
                 module, query, key, value, attention_mask, scaling=scale, **others
@@ -207,6 +204,14 @@ def _group_ranks(
         mask = whole[row if whole.shape[0] > 1 else 0, members][:, tokens[:, None], tokens]
         logits = logits + _additive(mask, logits.dtype)
     return map_ranks(logits.softmax(-1), options)
+
+
+def _implied_mask(module: nn.Module, query: Tensor) -> Tensor | None:
+    """What a family that hands over no mask leaves to the kernel's causal flag."""
+    if not getattr(module, "is_causal", False):
+        return None
+    seq = query.shape[2]
+    return torch.ones(1, 1, seq, seq, dtype=torch.bool, device=query.device).tril()
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -151,7 +151,10 @@ def _warnings(request: Request, choice: Choice) -> Iterator[str]:
 def _close_calls(profile: ARankProfile, converted: int, dense: int) -> Iterator[str]:
     """Say when the two layers on either side of the cut can hardly be told apart."""
     gap = profile.mean[dense] - profile.mean[converted]
-    error = math.hypot(profile.stderr[converted], profile.stderr[dense])
+    # Paired by sample: ranks rise with a sample's length in every layer alike.
+    per_sample = profile.ranks.mean(axis=2)
+    differences = per_sample[:, dense] - per_sample[:, converted]
+    error = differences.std(ddof=1) / math.sqrt(profile.samples)
     if gap == 0:
         yield (
             f"layers {converted} and {dense} are tied at mean rank {profile.mean[dense]:.2f}; "
@@ -159,6 +162,7 @@ def _close_calls(profile: ARankProfile, converted: int, dense: int) -> Iterator[
         )
     elif gap < 2 * error:
         yield (
-            f"layers {converted} (converted) and {dense} (dense) differ by {gap:.2f} ranks, less "
-            f"than twice their standard error {error:.2f}; more samples may swap them"
+            f"layers {converted} (converted) and {dense} (dense) differ by {gap:.2f} ranks, "
+            f"less than twice the standard error {error:.2f} of that difference; more samples may "
+            "swap them"
         )

@@ -87,6 +87,12 @@ def test_a_cut_within_the_standard_error_is_told() -> None:
     assert "layers 1 (converted) and 2 (dense) differ by 0.50 ranks" in selection.warnings[0]
 
 
+def test_lengths_that_move_all_layers_alike_make_no_cut_uncertain() -> None:
+    lengths = np.arange(10, 90, 10)[:, None, None]
+    longer = ARankProfile.from_ranks(lengths + np.array([[[0], [-3], [-1], [0]]]), ["all"] * 8)
+    assert select_layers(longer, "lowest", count=1).warnings == ()
+
+
 def test_an_order_that_half_the_samples_do_not_give_is_told() -> None:
     ranks = np.array([[[1], [2], [3], [4]]] * 3 + [[[1], [9], [6], [2]]] * 3)
     unstable = ARankProfile.from_ranks(ranks, ["all"] * 6)
