@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workloads.data.scenes import EMPTY, ROWS, Scene
+from workloads.data.scenes import CELL_NAMES, EMPTY, ROWS, Scene
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Question:
 
 
 def ask(scene: Scene, kind: str, rng: np.random.Generator) -> Question:
-    """Ask a question of one kind; rows and columns count from 1.
+    """Ask a question of one kind; cells are lettered in reading order, rows count from 1.
 
     Raises:
         KeyError: If ``kind`` is not one of ``QUESTION_KINDS``.
@@ -28,9 +28,8 @@ def ask(scene: Scene, kind: str, rng: np.random.Generator) -> Question:
 
 
 def _place(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
-    row, column = rng.choice(np.argwhere(scene.grid != EMPTY))
-    text = f"Which digit is at row {row + 1}, column {column + 1}?"
-    return text, str(scene.grid[row, column])
+    cell = int(rng.choice(np.flatnonzero(scene.grid != EMPTY)))
+    return f"Which digit is in cell {CELL_NAMES[cell]}?", str(scene.grid.flat[cell])
 
 
 def _count(scene: Scene, _rng: np.random.Generator) -> tuple[str, str]:
@@ -58,4 +57,4 @@ _QUESTIONS: Mapping[str, Callable[[Scene, np.random.Generator], tuple[str, str]]
 }
 
 QUESTION_KINDS = tuple(_QUESTIONS)
-"""Which digit at a place, how many digits, is there one of a value, the sum of a row."""
+"""Which digit is in a cell, how many digits, is there one of a value, the sum of a row."""

@@ -14,6 +14,9 @@ ROWS = 4
 COLUMNS = 4
 CELL_PIXELS = 16
 SCENE_PIXELS = ROWS * CELL_PIXELS
+CELL_NAMES = "ABCDEFGHIJKLMNOP"
+"""In reading order."""
+
 EMPTY = -1
 
 # Fixed, not a parameter: the shipped base model has learned from the train digits, so a split

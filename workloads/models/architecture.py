@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from transformers import (
     CLIPVisionConfig,
     GenerationConfig,
@@ -72,9 +73,18 @@ def build_model(
         tie_word_embeddings=False,
     )
     model = LlavaForConditionalGeneration(config)
+    _shrink_residual_writers(model, (2 * architecture.layers) ** -0.5)
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
     return model
+
+
+@torch.no_grad()
+def _shrink_residual_writers(model: LlavaForConditionalGeneration, factor: float) -> None:
+    """Keep the residual's variance level over depth (Radford et al., 2019, section 2.3)."""
+    for name, parameter in model.model.language_model.named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            parameter.mul_(factor)

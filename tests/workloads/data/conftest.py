@@ -15,7 +15,7 @@ WriteRecords = Callable[[Any], Path]
 @pytest.fixture(scope="session")
 def processor() -> LlavaProcessor:
     texts = [
-        "Which digit is at row 2, column 3?",
+        "Which digit is in cell K?",
         "Is there a 7?",
         "How many digits are there?",
     ] * 5

@@ -85,9 +85,9 @@ def _cells(scene: Scene) -> np.ndarray:
         (
             "place",
             {
-                "Which digit is at row 1, column 2?": "7",
-                "Which digit is at row 1, column 4?": "5",
-                "Which digit is at row 3, column 1?": "3",
+                "Which digit is in cell B?": "7",
+                "Which digit is in cell D?": "5",
+                "Which digit is in cell I?": "3",
             },
         ),
         ("count", {"How many digits are there?": "3"}),

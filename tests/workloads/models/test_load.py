@@ -39,7 +39,7 @@ def test_loads_the_embedded_model_ready_to_answer() -> None:
 def test_an_image_is_most_of_the_embedded_models_sequence() -> None:
     model, processor = load_model("digits")
     scene = draw_scene(digit_pool("eval"), np.random.default_rng(0))
-    turns = (Turn("human", "<image>\nWhich digit is at row 2, column 3?"), Turn("gpt", "7"))
+    turns = (Turn("human", "<image>\nWhich digit is in cell K?"), Turn("gpt", "7"))
     batch = Encoder(processor).training_batch([Sample("s", (scene.image,), turns, {})])
     kinds = batch.pop("token_kinds")
     assert (kinds == TokenKind.IMAGE).float().mean() > 0.75
@@ -78,7 +78,9 @@ def remove_processor(folder: Path) -> None:
 
 def make_text_only(folder: Path) -> None:
     shutil.rmtree(folder)
-    config = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, vocab_size=8)
+    config = LlamaConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=8
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
 
 
