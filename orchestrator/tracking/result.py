@@ -28,6 +28,11 @@ class StepResult:
             if file.path in READ
         }
 
+    def times(self) -> dict[str, float]:
+        """How long the attempt took that was committed."""
+        seconds = self.manifest.values.get("seconds")
+        return {"seconds": float(seconds)} if isinstance(seconds, int | float) else {}
+
     def tags(self) -> dict[str, str]:
         """Digests of the step, its result and its inputs, and when and where it was made."""
         key = self.manifest.key

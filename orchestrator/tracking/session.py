@@ -11,6 +11,7 @@ from orchestrator.tracking.names import flat_params
 from orchestrator.tracking.point import Point
 from orchestrator.tracking.records import Records, Status
 from orchestrator.tracking.result import StepResult
+from orchestrator.tracking.source import source_tags
 
 RUN_TAG = "gammaray.run_id"
 STEP_TAG = "gammaray.step"
@@ -46,7 +47,7 @@ class RunSession:
     def describe(self) -> None:
         """Write the run's parameters, tags and recipe."""
         self._records.params(self._parent, flat_params(self._run.recipe))
-        self._records.tags(self._parent, self._run.tags)
+        self._records.tags(self._parent, {**source_tags(), **self._run.tags})
         self._records.json(self._parent, self._run.recipe, "recipe.json")
 
     def step_started(self, step: str, tags: Mapping[str, str]) -> None:
@@ -71,13 +72,14 @@ class RunSession:
         child = self._child(step)
         texts = result.texts()
         figures = read_figures(texts)
+        series = (*figures.series, (0, result.times()))
         points = [
-            Point(key, at, value, time_ms)
-            for at, values in figures.series
-            for key, value in values.items()
+            Point(key, at, value, time_ms) for at, values in series for key, value in values.items()
         ]
         self._records.points(child, points)
         self._records.tags(child, {**figures.tags, **result.tags()})
+        lineage = {f"gammaray.digest.{step}": result.manifest.digest}
+        self._records.tags(self._parent, {**figures.tags, **lineage})
         for name, text in texts.items():
             self._records.text(child, text, name)
         self._close(step, "FINISHED")

@@ -132,7 +132,8 @@ class MLflowTracker(Observer):
         return self._writer.close(timeout_s)
 
     def _is_known(self) -> bool:
-        return finished_runs(self._uri, self._run.run_id) == len(self._reused) + 1
+        finished = finished_runs(self._uri, self._run.run_id)
+        return finished is not None and finished > len(self._reused)
 
     def _connect(self) -> RunSession:
         return RunSession(Records(self._uri, self._experiment), self._run)

@@ -52,6 +52,14 @@ class Leftover:
     def __bool__(self) -> bool:
         return bool(self.writes or self.points or self.dropped or self.refused)
 
+    def __str__(self) -> str:
+        counts = {
+            "points": self.points + self.dropped,
+            "other records": self.writes,
+            "records that it refused": len(self.refused),
+        }
+        return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
 
 class BackgroundWriter(Generic[Target]):
     """A thread that connects to a target and applies queued writes to it, retrying while it must.

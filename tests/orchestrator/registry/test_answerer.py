@@ -49,7 +49,7 @@ def test_an_image_may_come_in_any_form(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["no/such/file.png", b"not an image", None, "aGk=", "é" * 5000])
 def test_an_image_that_cannot_be_read_names_its_row(value: object) -> None:
-    with pytest.raises(DataError, match="row 7: image: .*expected a path"):
+    with pytest.raises(DataError, match=r"row 7: image: .*expected a path"):
         read_image("row 7", value)
 
 

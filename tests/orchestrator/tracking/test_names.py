@@ -8,7 +8,7 @@ from orchestrator.tracking.names import KEY_LENGTH, PARAM_LENGTH, clean_key, cle
     "key", ["loss", "skip@layer:3", "a//b/./c", "../up", "/abs", "", "?", "ü" * 300, "x/" * 200]
 )
 def test_any_text_becomes_a_key_that_mlflow_takes(key: str) -> None:
-    _validate_metric_name(clean_key(key))
+    _validate_metric_name(clean_key(key))  # type: ignore[no-untyped-call]
     assert len(clean_key(key)) <= KEY_LENGTH
 
 
@@ -31,4 +31,4 @@ def test_nested_values_become_dotted_parameters_of_limited_length() -> None:
     assert params["empty"] == "{}"
     assert len(params["name"]) == PARAM_LENGTH
     for key, value in params.items():
-        _validate_param(key, value)
+        _validate_param(key, value)  # type: ignore[no-untyped-call]

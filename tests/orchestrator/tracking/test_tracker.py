@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -66,7 +67,8 @@ def test_a_run_is_a_parent_with_a_child_per_step(track: Track, uri: str, commit:
     assert parent.data.tags["mlflow.source.git.commit"] == "abc"
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert child.data.tags["gammaray.input.data"] == "d" * 64
-    assert child.data.metrics == {"loss": 0.5, "tokens_s": 10.0}
+    assert child.data.metrics == {"loss": 0.5, "tokens_s": 10.0, "seconds": 1.5}
+    assert parent.data.tags["gammaray.digest.finetune-mod"] == child.data.tags["gammaray.digest"]
 
 
 def test_a_resumed_run_writes_into_the_same_runs_and_no_point_twice(
@@ -97,9 +99,10 @@ def test_a_resumed_run_writes_into_the_same_runs_and_no_point_twice(
 def test_a_request_whose_answer_was_lost_is_repeated_and_no_point_appears_twice(
     uri: str, store: Store, run: TrackedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log_batch, told = MlflowClient.log_batch, []
+    log_batch = MlflowClient.log_batch
+    told: list[str] = []
 
-    def lose_first_answer(client: MlflowClient, run_id: str, **batch: list[object]) -> None:
+    def lose_first_answer(client: MlflowClient, run_id: str, **batch: Any) -> None:
         log_batch(client, run_id, **batch)
         if "metrics" in batch and not told:
             raise ConnectionError("the answer was lost")
@@ -156,7 +159,7 @@ def test_a_step_that_runs_again_after_it_had_finished_replaces_its_child(
         tracker.metrics("align", 1, {"loss": value})
         tracker.step_finished("align", commit("align", {}))
         tracker.close("FINISHED")
-    assert runs(uri)["align"].data.metrics == {"loss": 2.0}
+    assert runs(uri)["align"].data.metrics == {"loss": 2.0, "seconds": 1.5}
 
 
 def test_a_failed_step_is_failed_only_when_it_is_not_tried_again(track: Track, uri: str) -> None:
@@ -181,7 +184,7 @@ def test_points_that_arrive_after_the_end_of_their_step_are_kept(
     tracker.step_finished("align", commit("align", {}))
     tracker.metrics("align", 7, {"loss": 0.1})
     tracker.close("FINISHED")
-    assert runs(uri)["align"].data.metrics == {"loss": 0.1}
+    assert runs(uri)["align"].data.metrics == {"loss": 0.1, "seconds": 1.5}
     assert runs(uri)["align"].info.status == "FINISHED"
 
 
@@ -189,11 +192,12 @@ def test_figures_of_a_result_become_metrics_tags_and_files(
     track: Track, uri: str, commit: Commit
 ) -> None:
     metrics = {"accuracy": 0.9, "skip": {"measured": {"skip_all": 0.34}}, "note": "text"}
-    arank = {
-        "profile": {"mean": [10.0, 3.0], "digest": "abc"},
-        "selection": {"layers": [1]},
+    arank = {"profile": {"mean": [10.0, 3.0], "digest": "abc"}}
+    texts = {
+        "metrics.json": json.dumps(metrics),
+        "arank.json": json.dumps(arank),
+        "conversion.json": json.dumps({"selection": {"layers": [1]}}),
     }
-    texts = {"metrics.json": json.dumps(metrics), "arank.json": json.dumps(arank)}
     tracker = track()
     tracker.step_started("evaluate-mod", 1, ())
     tracker.step_finished("evaluate-mod", commit("evaluate-mod", texts))
@@ -202,8 +206,9 @@ def test_figures_of_a_result_become_metrics_tags_and_files(
     assert child.data.metrics["skip/measured/skip_all"] == 0.34
     assert steps(uri, child, "arank_by_layer") == [0, 1]
     assert child.data.tags["gammaray.mod_layers"] == "[1]"
+    assert runs(uri)["(run)"].data.tags["gammaray.arank_digest"] == "abc"
     names = {file.path for file in MlflowClient(uri).list_artifacts(child.info.run_id)}
-    assert names == {"metrics.json", "arank.json"}
+    assert names == texts.keys()
 
 
 def test_a_parameter_that_a_resumed_run_changed_becomes_a_tag(

@@ -47,12 +47,13 @@ Open = Callable[..., BackgroundWriter[Target]]
 def start(target: Target, told: list[str]) -> Iterator[Open]:
     writers: list[BackgroundWriter[Target]] = []
 
-    def make(**options: float) -> BackgroundWriter[Target]:
+    def make(capacity: int = 1000, gather_s: float = 0.0) -> BackgroundWriter[Target]:
         writer = BackgroundWriter(
             lambda: target,
             lambda error: isinstance(error, ConnectionError),
             told.append,
-            **{"gather_s": 0.0, **options},
+            capacity=capacity,
+            gather_s=gather_s,
         )
         writers.append(writer)
         return writer
@@ -101,7 +102,7 @@ def test_closing_tells_what_could_not_be_written(start: Open, target: Target) ->
     writer.write(lambda _: None)
     left = writer.close(0.1)
     assert (left.points, left.writes) == (1, 1)
-    assert left
+    assert str(left) == "1 points, 1 other records"
 
 
 def test_a_refused_write_does_not_hold_up_the_next(
