@@ -29,7 +29,7 @@ class JobOutcome:
     status: str
     """Ray's word: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."""
     driver_exit_code: int | None = None
-    """Exit code of the command; None while it runs, if it never started, or if its node was lost."""
+    """Exit code of the command; None while it runs, if it did not start or its node was lost."""
     message: str | None = None
     """What Ray says about it."""
 
