@@ -57,7 +57,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         module.configure(verb)
         verb.set_defaults(execute=module.execute, environment=dict(os.environ))
     args, rest = parser.parse_known_args(argv)
-    # argparse takes a list of positionals in one piece only: `RECIPE --store DIR key=value` has two.
+    # argparse takes positionals in one piece only: `RECIPE --store DIR key=value` has two.
     if any(text.startswith("-") for text in rest) or (rest and "overrides" not in args):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:

@@ -4,7 +4,7 @@ Stages are named by import path and imported only where they run, so that decidi
 everything is reused costs neither torch nor Ray.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.durable import External, Resources, Step
@@ -163,21 +163,20 @@ def _coordinator(recipe: Recipe, workers: int) -> Resources:
     )
 
 
-def needed_for(steps: Sequence[Step], name: str) -> tuple[Step, ...]:
-    """The step called ``name`` and those that it depends on, in the order given.
+def needed_for(steps: Sequence[Step], names: Iterable[str]) -> tuple[Step, ...]:
+    """The steps called ``names`` and those that they depend on, in the order given.
 
     Raises:
         PreflightError: If there is no such step.
     """
     by_name = {step.name: step for step in steps}
-    if name not in by_name:
-        raise PreflightError(f"no step {name!r}; the steps are {', '.join(by_name)}")
     needed: set[str] = set()
-    frontier = [name]
+    frontier = list(names)
     while frontier:
-        current = frontier.pop()
-        needed.add(current)
-        frontier.extend(
-            source for source in by_name[current].inputs.values() if isinstance(source, str)
-        )
+        name = frontier.pop()
+        if name not in by_name:
+            raise PreflightError(f"no step {name!r}; the steps are {', '.join(by_name)}")
+        needed.add(name)
+        inputs = by_name[name].inputs.values()
+        frontier.extend(source for source in inputs if isinstance(source, str))
     return tuple(step for step in steps if step.name in needed)

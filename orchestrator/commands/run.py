@@ -23,7 +23,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--address", help="Ray cluster to use (default: $RAY_ADDRESS, or Ray on this machine)"
     )
-    parser.add_argument("--to", metavar="STEP", help="only STEP and what it depends on")
+    parser.add_argument(
+        "--to",
+        action="append",
+        default=[],
+        metavar="STEP",
+        help="only STEP and what it depends on; repeatable",
+    )
     parser.add_argument(
         "--redo", action="append", default=[], metavar="STEP", help="run STEP again; repeatable"
     )

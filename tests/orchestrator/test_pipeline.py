@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.durable import External, Step
 from orchestrator.errors import PreflightError
-from orchestrator.pipeline import build_steps
+from orchestrator.pipeline import build_steps, needed_for
 from orchestrator.recipe_file import load_recipe
 from orchestrator.sources import Fingerprints
 
@@ -70,6 +70,13 @@ def test_a_missing_dataset_is_refused_before_anything_starts(model: Path, tmp_pa
     data = {"source": "llava", "train": "t.json", "evaluation": "e.json", "images": str(tmp_path)}
     with pytest.raises(PreflightError, match=r"t\.json: no such file; expected LLaVA"):
         steps_of(model, f"data={json.dumps(data)}")
+
+
+def test_a_step_needs_its_inputs_and_theirs_and_no_other(model: Path) -> None:
+    steps = tuple(steps_of(model).values())
+    assert [s.name for s in needed_for(steps, ["convert"])] == ["data", "align", "arank", "convert"]
+    with pytest.raises(PreflightError, match="no step 'fly'; the steps are data, align"):
+        needed_for(steps, ["fly"])
 
 
 def test_planning_a_run_imports_neither_torch_nor_ray_nor_mlflow() -> None:

@@ -4,37 +4,49 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import LlavaProcessor, PreTrainedModel
 
 from workloads.data import Encoder, Sample
 from workloads.data.collate import IGNORED_LABEL
-from workloads.data.questions import QUESTION_KINDS, Question, ask
+from workloads.data.questions import QUESTION_KINDS, ask
 from workloads.data.scenes import Scene
+from workloads.kinds import TokenKind
+from workloads.pretraining.image_tokens import ImageTokenLoss
+from workloads.pretraining.lists import cell_list
 from workloads.pretraining.optimizer import Optimizer
-from workloads.pretraining.packing import Packer, to_sample
+from workloads.pretraining.packing import Lesson, Packer, to_sample
 from workloads.pretraining.recipe import PretrainingRecipe
 from workloads.pretraining.vision import ToPixels
 from workloads.reporting import Reporter
 
-_REPORT_EVERY = 50
+_REPORT_EVERY = 25
 _EVALUATION_BATCH = 64
+_IMAGE_TOKEN_WEIGHT = 0.3
 
 # Reading a place and adding up a row are learned last, so they are asked about most.
-_ASKED = ("place", "presence", "row_sum", "count", "place", "row_sum", "presence", "place")
+_WITHOUT_LIST = (*QUESTION_KINDS, *QUESTION_KINDS, "place", "row_sum")
 
 
 def teach_answers(
     model: PreTrainedModel,
-    encoder: Encoder,
+    processor: LlavaProcessor,
     to_pixels: ToPixels,
     scenes: Sequence[Scene],
     recipe: PretrainingRecipe,
     reporter: Reporter,
 ) -> None:
-    """Train all weights that require a gradient."""
+    """Train all weights that require a gradient: first with lists, then on questions alone."""
     rng = np.random.default_rng([recipe.seed, 2])
-    steps = recipe.answer_steps
-    packer = Packer(encoder)
+    architecture, steps = recipe.architecture, recipe.answer_steps
+    encoder = Encoder(processor)
+
+    def tokenize(text: str) -> list[int]:
+        return list(processor.tokenizer.encode(text, add_special_tokens=False))
+
+    packer = Packer(encoder, tokenize)
+    side = architecture.image_pixels // architecture.patch_pixels
+    image_token_loss = ImageTokenLoss(tokenize, side)
+    is_image = _image_positions(encoder, scenes[0], rng)
     optimizer = Optimizer(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         recipe,
@@ -45,8 +57,14 @@ def teach_answers(
     losses: list[float] = []
     for step in range(1, steps + 1):
         shown = [scenes[index] for index in rng.integers(len(scenes), size=recipe.answer_batch)]
-        batch = packer.pack(shown, [_questions(scene, rng) for scene in shown])
-        losses.append(optimizer.step(model(pixel_values=to_pixels(shown), **batch).loss))
+        with_list = step <= recipe.list_steps
+        batch = packer.pack([_lesson(scene, with_list, rng) for scene in shown])
+        outputs = model(pixel_values=to_pixels(shown), **batch)
+        loss = outputs.loss
+        losses.append(loss.item())
+        if with_list:
+            loss = loss + _IMAGE_TOKEN_WEIGHT * image_token_loss(outputs.logits[:, is_image], shown)
+        optimizer.step(loss)
         if step % _REPORT_EVERY == 0 or step == steps:
             reporter.metrics(step, {"answers_loss": float(np.mean(losses[-_REPORT_EVERY:]))})
             reporter.progress(step, steps, note="language model")
@@ -82,5 +100,13 @@ def share_answered(
     return shares | {"all": float(np.mean([value for kind in right.values() for value in kind]))}
 
 
-def _questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    return [ask(scene, kind, rng) for kind in _ASKED]
+def _lesson(scene: Scene, with_list: bool, rng: np.random.Generator) -> Lesson:
+    kinds = QUESTION_KINDS if with_list else _WITHOUT_LIST
+    questions = [ask(scene, kind, rng) for kind in kinds]
+    return Lesson(scene, questions, [cell_list(scene, rng)] if with_list else ())
+
+
+def _image_positions(encoder: Encoder, scene: Scene, rng: np.random.Generator) -> torch.Tensor:
+    """Where every packed row has its image tokens, which stand before anything that differs."""
+    kinds = encoder.training(to_sample(scene, ask(scene, "count", rng)))["token_kinds"]
+    return (kinds == TokenKind.IMAGE).nonzero().flatten()

@@ -120,7 +120,7 @@ def _teach(
     # What it has learned generalises; the questions would only overfit it to the train digits.
     vision.requires_grad_(False)
     encoder = Encoder(processor)
-    teach_answers(model, encoder, to_pixels, scenes, recipe, reporter)
+    teach_answers(model, processor, to_pixels, scenes, recipe, reporter)
     vision.requires_grad_(True)
     answered = share_answered(model, encoder, held_out_questions(held_out, recipe.seed))
     reporter.message(f"held-out questions answered before the projector is drawn anew: {answered}")

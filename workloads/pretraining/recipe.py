@@ -17,15 +17,17 @@ class PretrainingRecipe:
     scenes: int = 12_000
     """Scenes drawn from the train digits; the eval digits are never shown."""
 
-    vision_steps: int = 4_000
+    vision_steps: int = 1_500
     vision_batch: int = 48
     vision_learning_rate: float = 2e-3
 
-    answer_steps: int = 1_500
-    answer_batch: int = 8
-    """Scenes per step; eight questions are asked about each."""
-    answer_learning_rate: float = 1.5e-3
+    answer_steps: int = 800
+    list_steps: int = 400
+    """So many of the first steps also have read-aloud lists and the loss at image tokens."""
+    answer_batch: int = 16
+    """Scenes per step; about each, several questions are asked."""
+    answer_learning_rate: float = 2e-3
 
-    warmup_steps: int = 100
+    warmup_steps: int = 50
     weight_decay: float = 0.02
     gradient_norm: float = 1.0

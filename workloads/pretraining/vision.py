@@ -21,7 +21,7 @@ ToPixels = Callable[[Sequence[Scene]], Tensor]
 """The processor's ``pixel_values`` of scenes, ``(scenes, 3, height, width)``."""
 
 _CELLS = ROWS * COLUMNS
-_EMPTY_CLASS = 10
+EMPTY_CLASS = 10
 _TILT, _SCALE, _SHIFT = 0.10, 0.10, 0.04
 _PATCH_WEIGHT, _PLACE_WEIGHT = 0.3, 0.3
 _REPORT_EVERY = 50
@@ -34,7 +34,7 @@ class CellReader(nn.Module):
         super().__init__()
         hidden = vision.config.hidden_size
         self.vision = vision
-        self.digit = nn.Linear(hidden, _EMPTY_CLASS + 1)
+        self.digit = nn.Linear(hidden, EMPTY_CLASS + 1)
         self.row = nn.Linear(hidden, ROWS)
         self.column = nn.Linear(hidden, COLUMNS)
         side = torch.arange(patches_per_side)
@@ -101,13 +101,13 @@ def share_of_digits_read(reader: CellReader, to_pixels: ToPixels, scenes: Sequen
     reader.train(mode=False)
     digits = cell_digits(scenes)
     read = reader.read_cells(reader.features(to_pixels(scenes))).argmax(dim=-1)
-    return float((read == digits)[digits != _EMPTY_CLASS].float().mean())
+    return float((read == digits)[digits != EMPTY_CLASS].float().mean())
 
 
 def cell_digits(scenes: Sequence[Scene]) -> Tensor:
     """Classes of all cells, ``(scenes, cells)``; 10 stands for an empty one."""
     grids = np.stack([scene.grid for scene in scenes]).reshape(len(scenes), _CELLS)
-    return torch.from_numpy(np.where(grids == EMPTY, _EMPTY_CLASS, grids))
+    return torch.from_numpy(np.where(grids == EMPTY, EMPTY_CLASS, grids))
 
 
 def warp(pixel_values: Tensor, rng: np.random.Generator) -> Tensor:
