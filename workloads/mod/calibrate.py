@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from workloads.errors import ConversionError
+from workloads.kinds import TokenKind
+from workloads.mod.config import MoDConfig
 from workloads.mod.convert import mod_config, set_config
 from workloads.mod.record import Observed, RoutingRecord
 from workloads.mod.router import selection_score
@@ -33,7 +35,7 @@ def calibrate_threshold(model: nn.Module, batches: Iterable[Mapping[str, Any]]) 
     config = mod_config(model)
     if config.thresholds is None or config.inference != "threshold":
         raise ConversionError("calibration needs inference='threshold', this model has 'topk'")
-    record = _Scores()
+    record = _Scores(config)
     was_training = model.training
     set_config(model, replace(config, inference="topk"))
     try:
@@ -53,15 +55,17 @@ def calibrate_threshold(model: nn.Module, batches: Iterable[Mapping[str, Any]]) 
 class _Scores(RoutingRecord):
     """Scores of the routable tokens, per layer."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: MoDConfig) -> None:
         super().__init__()
+        self._config = config
         self._scores: dict[int, list[Tensor]] = {}
 
     def observe(self, forward: Observed, layer: int, routed: Tensor, logits: Tensor | None) -> None:
         super().observe(forward, layer, routed, logits)
         if logits is not None:
-            scores = selection_score(logits, forward.config)  # type: ignore[attr-defined]
-            self._scores.setdefault(layer, []).append(scores[forward.routable].cpu())
+            scores = selection_score(logits, self._config).view(-1)
+            routable = forward.bins >= len(TokenKind)
+            self._scores.setdefault(layer, []).append(scores[routable].cpu())
 
     def threshold(self, layer: int) -> float:
         scores = torch.cat(self._scores.get(layer, [torch.empty(0)]))

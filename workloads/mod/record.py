@@ -11,8 +11,19 @@ from workloads.kinds import TokenKind
 class Observed(Protocol):
     """What a record reads of a forward in progress."""
 
-    kinds: Tensor
-    routable: Tensor
+    @property
+    def bins(self) -> Tensor:
+        """Int64 ``(batch * seq,)``: kind of each token, plus ``len(TokenKind)`` if routable."""
+
+    @property
+    def bin_totals(self) -> Tensor:
+        """Float64 ``(2 * len(TokenKind),)``: tokens in each bin."""
+
+
+def count_bins(bins: Tensor, weights: Tensor) -> Tensor:
+    """Sum ``weights`` by bin, float64 ``(2 * len(TokenKind),)``."""
+    zeros = torch.zeros(2 * len(TokenKind), dtype=torch.float64, device=bins.device)
+    return zeros.scatter_add_(0, bins, weights.double())
 
 
 class RoutingRecord:
@@ -43,20 +54,14 @@ class RoutingRecord:
         """Count one layer of one forward.
 
         Args:
-            forward: The forward in progress: token kinds and which of them are routable.
+            forward: The forward in progress.
             layer: Decoder layer index.
             routed: bool ``(batch, seq)``.
             logits: float32 ``(batch, seq)`` router logits, None if the router was not needed.
         """
-        kinds, routable = forward.kinds.view(-1), forward.routable.view(-1)
-        # Routable tokens are counted apart from protected ones of the same kind.
-        bins = kinds + len(TokenKind) * routable
-        ones = torch.ones_like(bins, dtype=torch.float64)
-        zeros = torch.zeros(2 * len(TokenKind), dtype=torch.float64, device=bins.device)
-        totals = zeros.scatter_add(0, bins, ones)
-        skipped = zeros.scatter_add(0, bins, (~routed.view(-1)).double())
-        self._totals[layer] = self._totals.get(layer, zeros) + totals
-        self._skipped[layer] = self._skipped.get(layer, zeros) + skipped
+        skipped = count_bins(forward.bins, ~routed.view(-1))
+        for counts, new in ((self._totals, forward.bin_totals), (self._skipped, skipped)):
+            counts[layer] = counts[layer] + new if layer in counts else new
         if self._keep_masks:
             self.masks.setdefault(layer, []).append(routed)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from workloads.kinds import TokenKind
 from workloads.mod.config import MoDConfig
 from workloads.mod.masks import causal_mask
-from workloads.mod.record import RoutingRecord
+from workloads.mod.record import RoutingRecord, count_bins
 from workloads.mod.router import branch_weight, router_loss, selection_score
 from workloads.mod.routing import (
     Selection,
@@ -65,6 +65,8 @@ class RoutingPass:
     routable: Tensor = field(init=False)
     _rank_bias: Tensor = field(init=False)
     _token_weight: Tensor | None = field(init=False, default=None)
+    _bins: Tensor | None = field(init=False, default=None)
+    _bin_totals: Tensor | None = field(init=False, default=None)
     _slots: dict[float, _Slots] = field(init=False, default_factory=dict)
     _causal: dict[int, Tensor] = field(init=False, default_factory=dict)
 
@@ -78,6 +80,20 @@ class RoutingPass:
     def needs_router(self) -> bool:
         """Whether routers have a say: always in training, so that every rank runs all of them."""
         return self.is_training or self.config.weigh_protected or sum(self.routable_counts) > 0
+
+    @property
+    def bins(self) -> Tensor:
+        """Kind of each token, routable ones apart: see :class:`~workloads.mod.record.Observed`."""
+        if self._bins is None:
+            self._bins = (self.kinds + len(TokenKind) * self.routable).view(-1)
+        return self._bins
+
+    @property
+    def bin_totals(self) -> Tensor:
+        """Tokens in each bin."""
+        if self._bin_totals is None:
+            self._bin_totals = count_bins(self.bins, torch.ones_like(self.bins))
+        return self._bin_totals
 
     @property
     def has_padding(self) -> bool:
