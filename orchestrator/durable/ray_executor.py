@@ -30,6 +30,7 @@ class RayExecutor:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._board: Any = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
+        self._asked: Any = None
         self._running: dict[ray.ObjectRef[Any], str] = {}
 
     def capacity(self) -> Capacity:
@@ -74,13 +75,20 @@ class RayExecutor:
         ray.kill(self._board)
 
     def _drain(self) -> None:
+        """Send on what is on the board; a slow board keeps its answer for the next time."""
+        was_asked, self._asked = self._asked, self._asked or self._board.take.remote()
+        if not ray.wait([self._asked], timeout=_GRACE_S)[0]:
+            return
+        asked, self._asked = self._asked, None
         try:
-            events: list[Event] = ray.get(self._board.take.remote(), timeout=_GRACE_S)
+            events: list[Event] = ray.get(asked)
         except RayError:
-            # The board's node is gone or slow: Ray restarts it, and only progress is lost.
+            # The board's node is gone: Ray restarts it elsewhere, and only progress is lost.
             return
         for event in events:
             self._send(event)
+        if was_asked:
+            self._drain()
 
 
 class Board:
