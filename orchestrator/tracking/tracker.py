@@ -17,7 +17,8 @@ from orchestrator.tracking.session import WHOLE_RUN, RunSession, TrackedRun
 from orchestrator.tracking.shortcut import finished_runs
 from orchestrator.tracking.writer import BackgroundWriter, Leftover
 
-_CONNECT_S = 60.0
+_CONNECT_S = 180.0
+"""Importing MLflow and creating a database takes 4 s, and ten times that on a busy machine."""
 _FLUSH_S = 30.0
 
 

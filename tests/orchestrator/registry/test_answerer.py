@@ -3,7 +3,7 @@ import io
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 import pytest
 from mlflow.pyfunc.model import PythonModelContext
 from PIL import Image
@@ -21,7 +21,8 @@ def png() -> bytes:
 @pytest.fixture(scope="module")
 def answerer(model_folder: Path) -> QuestionAnswerer:
     loaded = QuestionAnswerer()
-    loaded.load_context(PythonModelContext({"model": str(model_folder)}, None))
+    context = PythonModelContext({"model": str(model_folder)}, None)  # type: ignore[no-untyped-call]
+    loaded.load_context(context)
     return loaded
 
 

@@ -2,7 +2,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import mlflow
@@ -44,7 +44,7 @@ def run_register(tmp_path: Path, model_folder: Path, settings: dict[str, str]) -
     """Run the stage for a model of the given digest; returns its artifact."""
 
     def run(digest: str = "a" * 64) -> Artifact:
-        def artifact(name: str, digest: str, metrics: dict[str, object]) -> Artifact:
+        def artifact(name: str, digest: str, metrics: Mapping[str, object]) -> Artifact:
             path = tmp_path / name
             path.mkdir(exist_ok=True)
             (path / "metrics.json").write_text(json.dumps(metrics))
@@ -94,7 +94,7 @@ def test_the_candidate_answers_a_question_and_says_where_it_came_from(
     assert version.tags["gammaray.accuracy"] == "0.9100"
     assert version.tags["gammaray.skip_all"] == "0.3400"
     assert version.tags["gammaray.input.evaluation"] == "e"
-    assert "91.0% on 2000 held-out questions, its dense twin 92.0%" in version.description
+    assert "91.0% on 2000 held-out questions, its dense twin 92.0%" in str(version.description)
 
     model = mlflow.pyfunc.load_model(f"models:/{NAME}@candidate")
     image = tmp_path / "scene.png"
