@@ -12,7 +12,7 @@ from workloads.data.questions import QUESTION_KINDS, ask
 from workloads.data.scenes import Scene
 from workloads.kinds import TokenKind
 from workloads.pretraining.image_tokens import ImageTokenLoss
-from workloads.pretraining.lists import cell_list
+from workloads.pretraining.lists import lists_about
 from workloads.pretraining.optimizer import Optimizer
 from workloads.pretraining.packing import Lesson, Packer, to_sample
 from workloads.pretraining.recipe import PretrainingRecipe
@@ -24,7 +24,7 @@ _EVALUATION_BATCH = 64
 _IMAGE_TOKEN_WEIGHT = 0.3
 
 # Reading a place and adding up a row are learned last, so they are asked about most.
-_WITHOUT_LIST = (*QUESTION_KINDS, *QUESTION_KINDS, "place", "row_sum")
+_WITHOUT_LISTS = (*QUESTION_KINDS, *QUESTION_KINDS, "place", "row_sum")
 
 
 def teach_answers(
@@ -57,12 +57,12 @@ def teach_answers(
     losses: list[float] = []
     for step in range(1, steps + 1):
         shown = [scenes[index] for index in rng.integers(len(scenes), size=recipe.answer_batch)]
-        with_list = step <= recipe.list_steps
-        batch = packer.pack([_lesson(scene, with_list, rng) for scene in shown])
+        with_lists = step <= recipe.list_steps
+        batch = packer.pack([_lesson(scene, with_lists, rng) for scene in shown])
         outputs = model(pixel_values=to_pixels(shown), **batch)
         loss = outputs.loss
         losses.append(loss.item())
-        if with_list:
+        if with_lists:
             loss = loss + _IMAGE_TOKEN_WEIGHT * image_token_loss(outputs.logits[:, is_image], shown)
         optimizer.step(loss)
         if step % _REPORT_EVERY == 0 or step == steps:
@@ -100,10 +100,10 @@ def share_answered(
     return shares | {"all": float(np.mean([value for kind in right.values() for value in kind]))}
 
 
-def _lesson(scene: Scene, with_list: bool, rng: np.random.Generator) -> Lesson:
-    kinds = QUESTION_KINDS if with_list else _WITHOUT_LIST
+def _lesson(scene: Scene, with_lists: bool, rng: np.random.Generator) -> Lesson:
+    kinds = QUESTION_KINDS if with_lists else _WITHOUT_LISTS
     questions = [ask(scene, kind, rng) for kind in kinds]
-    return Lesson(scene, questions, [cell_list(scene, rng)] if with_list else ())
+    return Lesson(scene, questions, lists_about(scene, rng) if with_lists else ())
 
 
 def _image_positions(encoder: Encoder, scene: Scene, rng: np.random.Generator) -> torch.Tensor:

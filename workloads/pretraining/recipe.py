@@ -21,8 +21,8 @@ class PretrainingRecipe:
     vision_batch: int = 48
     vision_learning_rate: float = 2e-3
 
-    answer_steps: int = 800
-    list_steps: int = 400
+    answer_steps: int = 850
+    list_steps: int = 450
     """So many of the first steps also have read-aloud lists and the loss at image tokens."""
     answer_batch: int = 16
     """Scenes per step; about each, several questions are asked."""

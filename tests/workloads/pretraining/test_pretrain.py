@@ -13,7 +13,7 @@ from workloads.models import load_model
 from workloads.models.architecture import Architecture, build_model
 from workloads.models.processor import build_processor, train_tokenizer
 from workloads.pretraining.image_tokens import ImageTokenLoss
-from workloads.pretraining.lists import cell_list
+from workloads.pretraining.lists import lists_about
 from workloads.pretraining.packing import Lesson, Packer, to_sample
 from workloads.pretraining.pretrain import folder_digest, pretrain
 from workloads.pretraining.recipe import PretrainingRecipe
@@ -77,17 +77,21 @@ def test_packed_texts_have_the_loss_of_single_ones() -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_a_list_names_every_cell_once() -> None:
+def test_lists_name_everything_once() -> None:
     scene = Scene(
         np.zeros((64, 64), np.uint8), np.array([[-1, 7, -1, 5], [-1] * 4, [3] + [-1] * 3, [-1] * 4])
     )
-    cells = dict(cell_list(scene, np.random.default_rng(0)))
+    cells, digits, rows = (
+        dict(entries) for entries in lists_about(scene, np.random.default_rng(0))
+    )
     assert len(cells) == 16
     assert {name: digit for name, digit in cells.items() if digit != "-"} == {
         " cell B": "7",
         " cell D": "5",
         " cell I": "3",
     }
+    assert {name for name, answer in digits.items() if answer == "yes"} == {" 3", " 5", " 7"}
+    assert rows == {" row 1": "12", " row 2": "0", " row 3": "3", " row 4": "0"}
 
 
 def test_image_tokens_that_name_cell_and_digit_cost_least() -> None:
