@@ -19,8 +19,8 @@ from transformers.utils import logging as transformers_logging
 from orchestrator.engines.deepspeed import DeepSpeedEngine
 from orchestrator.engines.job import TrainingJob
 from workloads.data import Encoder, TrainingBatches, open_shard
-from workloads.evaluation import load_twin
 from workloads.mod import calibrate_threshold, is_converted, mod_config, save_pretrained
+from workloads.model_folder import open_model_folder
 from workloads.training import (
     Ranks,
     TrainingConfig,
@@ -83,7 +83,7 @@ def _train(job: TrainingJob, ranks: Ranks, scratch: Path) -> dict[str, Any]:
     config = job.config
     rows = config.rows_of_a_rank(ranks.size)
     job = job.on_this_machine(scratch)
-    model, processor = load_twin(job.model)
+    model, processor = open_model_folder(job.model)
     choose_parts(model, config.trainable)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()  # type: ignore[no-untyped-call]
@@ -121,7 +121,7 @@ def _write_result(
     job: TrainingJob, output: Path, weights: dict[str, Tensor], result: TrainingResult
 ) -> None:
     """Put the weights into a fresh model, which no engine has hooks in, and save that."""
-    model, processor = load_twin(job.model)
+    model, processor = open_model_folder(job.model)
     digest = _frozen_digest(model, weights, job.config)
     dtype = next(weight.dtype for weight in weights.values() if weight.is_floating_point())
     nn.Module.to(model, dtype)

@@ -21,7 +21,6 @@ from workloads.arank import (
     ARankProfile,
     RankOptions,
     heat_map_svg,
-    select_layers,
     write_profile,
 )
 from workloads.data import open_shard
@@ -36,9 +35,8 @@ def arank(context: StepContext) -> None:
     of the draw: any number of workers gives the same bytes. A lost worker is replaced, and
     only the sample it was at is measured again.
 
-    Params: ``samples``, ``seed``; optionally ``options`` (`RankOptions`) and ``policy`` (the
-    arguments of `select_layers`). Settings: ``workers``, and per worker ``cpus`` and ``gpus``;
-    ``max_failures``, how many lost workers are replaced.
+    Params: ``samples``, ``seed``; optionally ``options`` (`RankOptions`). Settings: ``workers``,
+    and per worker ``cpus`` and ``gpus``; ``max_failures``, how many lost workers are replaced.
 
     Raises:
         ARankError: If more samples are asked for than there are, or one cannot be measured.
@@ -73,17 +71,10 @@ def _draw(context: StepContext) -> list[int]:
 
 
 def _write(context: StepContext, profile: ARankProfile, ids: Sequence[str]) -> None:
-    policy: Any = context.params.get("policy")
-    selection = None if policy is None else select_layers(profile, **policy)
-    for warning in () if selection is None else selection.warnings:
-        context.reporter.message(f"ARank: {warning}")
     write_profile(profile, ids, context.output)
-    summary = {
-        "profile": profile.to_json(),
-        "selection": None if selection is None else selection.to_json(),
-    }
+    summary = {"profile": profile.to_json()}
     (context.output / "arank.json").write_text(json.dumps(summary, indent=1, allow_nan=False))
-    (context.output / "arank.svg").write_text(heat_map_svg(profile, selection or ()))
+    (context.output / "arank.svg").write_text(heat_map_svg(profile, ()))
 
 
 @dataclass(frozen=True, slots=True)

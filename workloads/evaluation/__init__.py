@@ -12,7 +12,6 @@ from workloads.evaluation.errors import EvaluationError
 from workloads.evaluation.metrics import Accuracy, Prediction, Scores, matches, score
 from workloads.evaluation.prefill import PrefillCost, prefill_cost
 from workloads.evaluation.timing import Comparison, prefill, side_by_side, training_step
-from workloads.evaluation.twins import load_twin
 
 __all__ = [
     "Accuracy",
@@ -27,7 +26,6 @@ __all__ = [
     "kept_tokens",
     "kv_cache_bytes",
     "layer_flops",
-    "load_twin",
     "matches",
     "prefill",
     "prefill_cost",

@@ -74,7 +74,7 @@ def step(
     def context(listener: Listener | None = None, **changes: Any) -> StepContext:
         root = tmp_path_factory.mktemp("run")
         (root / "output").mkdir()
-        params = {"samples": 6, "seed": 3, "policy": {"policy": "lowest", "count": 1}}
+        params = {"samples": 6, "seed": 3}
         settings = {"workers": 1, "cpus": 0.4, "gpus": 0}
         return StepContext(
             run_id="run",
@@ -117,13 +117,11 @@ def kill_one_worker() -> None:
     workers[0].kill()
 
 
-def test_the_summary_tells_ranks_choice_and_reasons(alone: StepContext) -> None:
+def test_the_summary_tells_the_ranks_of_every_layer(alone: StepContext) -> None:
     assert sorted(written(alone)) == ["arank.json", "arank.svg", "ranks.parquet"]
     summary = json.loads((alone.output / "arank.json").read_text())
     assert summary["profile"]["samples"] == 6
     assert len(set(summary["profile"]["mean"])) == 3
-    assert len(summary["selection"]["layers"]) == 1
-    assert len(summary["selection"]["reasons"]) == 3
     assert read_profile(alone.output).digest == summary["profile"]["digest"]
 
 
@@ -157,12 +155,6 @@ def test_more_samples_keep_those_drawn_before(step: Step, alone: StepContext) ->
     arank(context)
     few, many = read_profile(context.output), read_profile(alone.output)
     assert (many.ranks[:2] == few.ranks).all()
-
-
-def test_without_a_policy_nothing_is_chosen(step: Step) -> None:
-    context = step(samples=1, policy=None)
-    arank(context)
-    assert json.loads((context.output / "arank.json").read_text())["selection"] is None
 
 
 def test_what_a_worker_raises_arrives_as_it_was_raised(step: Step, tmp_path: Path) -> None:

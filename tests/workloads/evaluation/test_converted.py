@@ -1,7 +1,6 @@
 """Evaluation of converted models: what is counted is what they computed."""
 
 import copy
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,19 +11,17 @@ from transformers import LlavaForConditionalGeneration
 from workloads.data import PromptBatch
 from workloads.evaluation import (
     DecoderShape,
-    EvaluationError,
     answer_questions,
     decoder_flops,
     kv_cache_bytes,
     layer_flops,
-    load_twin,
     prefill,
     prefill_cost,
     side_by_side,
     training_step,
 )
 from workloads.kinds import TokenKind
-from workloads.mod import MoDConfig, RoutingRecord, convert, is_converted, save_pretrained
+from workloads.mod import MoDConfig, RoutingRecord, convert
 
 IMAGE, QUESTION = int(TokenKind.IMAGE), int(TokenKind.QUESTION)
 CONFIG = MoDConfig.gamma(layers=[1, 3], capacity_ratio=0.5, threshold=0.5)
@@ -114,25 +111,3 @@ def test_twins_are_timed_on_the_same_batch(
     for run in (prefill(batch), training_step({**batch, "labels": labels})):
         comparison = side_by_side(llava, mod, run, warmups=0, repeats=1)
         assert comparison.median_ratio > 0
-
-
-def test_either_twin_is_loaded_from_its_folder(
-    mod: LlavaForConditionalGeneration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    processor = object()
-    monkeypatch.setattr(
-        "workloads.evaluation.twins.AutoProcessor",
-        SimpleNamespace(from_pretrained=lambda path, local_files_only: processor),
-    )
-    save_pretrained(mod, tmp_path / "mod")
-    loaded, its_processor = load_twin(tmp_path / "mod")
-    assert is_converted(loaded)
-    assert its_processor is processor
-    monkeypatch.setattr("workloads.evaluation.twins.load_model", lambda path: ("dense", path))
-    (tmp_path / "config.json").write_text("{}")
-    assert load_twin(tmp_path) == ("dense", tmp_path)
-
-
-def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match=r"no readable config\.json"):
-        load_twin(tmp_path)
