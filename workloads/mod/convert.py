@@ -8,14 +8,9 @@ from workloads.errors import ConversionError
 from workloads.kinds import TokenKind
 from workloads.mod.anatomy import Anatomy, find_anatomy
 from workloads.mod.config import MoDConfig
+from workloads.mod.decoder import DecoderState, MoDDecoder
 from workloads.mod.foreign import Foreign
-from workloads.mod.forward import (
-    DecoderState,
-    MoDDecoder,
-    MoDModel,
-    image_token_id,
-    model_members,
-)
+from workloads.mod.forward import MoDModel, image_token_id, model_members
 from workloads.mod.layer import LayerSlot, MoDLayer
 from workloads.mod.router import TokenRouter
 

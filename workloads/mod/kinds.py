@@ -51,7 +51,8 @@ def check_kinds(kinds: Tensor, shape: tuple[int, int]) -> Tensor:
     """Return ``kinds`` if they fit a batch.
 
     Raises:
-        ValueError: If they have another shape or are not integers.
+        ValueError: If they have another shape, or are not integers of ``TokenKind``. Values are
+            checked on the CPU only: elsewhere reading them would wait for the device.
     """
     if tuple(kinds.shape) != shape:
         raise ValueError(
@@ -59,4 +60,11 @@ def check_kinds(kinds: Tensor, shape: tuple[int, int]) -> Tensor:
         )
     if kinds.is_floating_point() or kinds.dtype == torch.bool:
         raise ValueError(f"token_kinds must be integers of TokenKind, got {kinds.dtype}")
+    if kinds.device.type == "cpu" and kinds.numel() > 0:
+        low, high = (int(bound) for bound in kinds.aminmax())
+        if low < 0 or high >= len(TokenKind):
+            raise ValueError(
+                f"token_kinds must be TokenKind values in 0..{len(TokenKind) - 1}, "
+                f"got values in {low}..{high}"
+            )
     return kinds.long()

@@ -33,6 +33,8 @@ def test_padding_is_what_the_mask_hides_in_the_last_columns():
         (torch.zeros(1, 3, dtype=torch.long), r"\(batch, seq\) = \(1, 4\).*got \(1, 3\)"),
         (torch.zeros(1, 4), "integers of TokenKind, got torch.float32"),
         (torch.zeros(1, 4, dtype=torch.bool), "integers of TokenKind, got torch.bool"),
+        (torch.tensor([[0, 1, 2, 5]]), r"TokenKind values in 0\.\.4, got values in 0\.\.5"),
+        (torch.tensor([[0, 1, -1, 4]]), r"in 0\.\.4, got values in -1\.\.4"),
     ],
 )
 def test_rejects_kinds_that_do_not_fit(kinds, message):
