@@ -11,4 +11,6 @@ class TokenKind(IntEnum):
     """Template text around the turns: system prompt, role names, separators."""
     IMAGE = 2
     QUESTION = 3
+    """A question, with the template text behind it that asks for the answer: the position that
+    predicts the first answer token is one of these."""
     ANSWER = 4

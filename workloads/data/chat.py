@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -150,9 +150,17 @@ def _with_slots(messages: Sequence[Message]) -> list[Message]:
 def _pieces(full: str, answers: Sequence[tuple[int, int]]) -> Iterator[_Piece]:
     cursor = 0
     for start, end in [*answers, (len(full), len(full))]:
-        yield from _split(full[cursor:start], TokenKind.SYSTEM, TokenKind.QUESTION)
+        yield from _asked(full[cursor:start])
         yield from _split(full[start:end], TokenKind.ANSWER, TokenKind.ANSWER)
         cursor = end
+
+
+def _asked(text: str) -> Iterator[_Piece]:
+    """Pieces up to an answer; what follows the question's text asks for it and belongs to it."""
+    pieces = list(_split(text, TokenKind.SYSTEM, TokenKind.QUESTION))
+    yield from pieces[:-1]
+    for last in pieces[-1:]:
+        yield last if len(pieces) == 1 else replace(last, kind=TokenKind.QUESTION)
 
 
 def _split(text: str, literal: TokenKind, slot: TokenKind) -> Iterator[_Piece]:
