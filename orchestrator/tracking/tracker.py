@@ -17,8 +17,9 @@ from orchestrator.tracking.session import WHOLE_RUN, RunSession, TrackedRun
 from orchestrator.tracking.shortcut import finished_runs
 from orchestrator.tracking.writer import BackgroundWriter, Leftover
 
-_CONNECT_S = 180.0
-"""Importing MLflow and creating a database takes 4 s, and ten times that on a busy machine."""
+_CONNECT_S = 30.0
+"""How long the first step waits for MLflow to be opened, which takes 4 s on an idle machine."""
+
 _FLUSH_S = 30.0
 
 
@@ -40,7 +41,7 @@ class MLflowTracker(Observer):
 
     MLflow is imported and opened in a background thread, at the first step that really runs or
     at `open`; a run in which everything is reused, and was tracked before, does neither.
-    The first step waits until MLflow is open, later events never wait for it.
+    The first step waits until MLflow is open, or is slow to; later events never wait for it.
 
     Args:
         uri: Tracking URI, absolute.
@@ -137,7 +138,12 @@ class MLflowTracker(Observer):
         return finished is not None and finished > len(self._reused)
 
     def _connect(self) -> RunSession:
-        return RunSession(Records(self._uri, self._experiment), self._run)
+        try:
+            return RunSession(Records(self._uri, self._experiment), self._run)
+        except Exception as error:
+            if self._is_ready:
+                self._tell(f"nothing is recorded: {self._not_opened(error)}")
+            raise
 
     def _wait_ready(self) -> BackgroundWriter[RunSession]:
         self.open()
@@ -145,12 +151,18 @@ class MLflowTracker(Observer):
         if not self._is_ready:
             try:
                 self._writer.wait_connected(_CONNECT_S)
-            except TrackingError:
-                raise
+            except TimeoutError:
+                # It answered when it was checked, so that it is slow and not away.
+                self._tell("MLflow is slow to open; the run goes on and its records wait")
             except Exception as error:
-                raise TrackingError(public(self._uri), f"cannot be opened: {error}") from error
+                raise self._not_opened(error) from error
             self._is_ready = True
         return self._writer
+
+    def _not_opened(self, error: Exception) -> TrackingError:
+        if isinstance(error, TrackingError):
+            return error
+        return TrackingError(public(self._uri), f"cannot be opened: {error}")
 
     def _write_reused(
         self, writer: BackgroundWriter[RunSession], step: str, manifest: Manifest

@@ -1,4 +1,5 @@
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from orchestrator.durable import Store
 from orchestrator.durable.failures import Failure, FailureKind
 from orchestrator.durable.manifest import Manifest
 from orchestrator.tracking import MLflowTracker, TrackedRun, TrackingError
+from orchestrator.tracking.records import Records
 from orchestrator.tracking.shortcut import finished_runs
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 deprecates.
@@ -58,7 +60,7 @@ def test_a_run_is_a_parent_with_a_child_per_step(track: Track, uri: str, commit:
     tracker.metrics("finetune-mod", 1, {"loss": 0.5, "tokens@s": 10.0})
     tracker.step_finished("finetune-mod", commit("finetune-mod", {"model.bin": "weights"}))
     tracker.figures({"accuracy": 0.9})
-    assert not tracker.close("FINISHED")
+    assert not tracker.close("FINISHED", timeout_s=300.0)
 
     parent, child = runs(uri)["(run)"], runs(uri)["finetune-mod"]
     assert parent.info.status == child.info.status == "FINISHED"
@@ -80,14 +82,14 @@ def test_a_resumed_run_writes_into_the_same_runs_and_no_point_twice(
         tracker.step_started("finetune-mod", 1, ("new",))
         for step in range(1, last + 1):
             tracker.metrics("finetune-mod", step, {"loss": 1.0 / step})
-        tracker.close("KILLED")
+        tracker.close("KILLED", timeout_s=300.0)
         ids.add(frozenset(run.info.run_id for run in runs(uri).values()))
         assert {run.info.status for run in runs(uri).values()} == {"KILLED"}
 
     tracker = track()
     tracker.step_started("finetune-mod", 1, ("continues",))
     tracker.step_finished("finetune-mod", commit("f", {"history.json": json.dumps(HISTORY)}))
-    tracker.close("FINISHED")
+    tracker.close("FINISHED", timeout_s=300.0)
     ids.add(frozenset(run.info.run_id for run in runs(uri).values()))
 
     assert len(ids) == 1
@@ -111,7 +113,7 @@ def test_a_request_whose_answer_was_lost_is_repeated_and_no_point_appears_twice(
     tracker = MLflowTracker(uri, "demo", run=run, store=store, tell=told.append)
     tracker.step_started("align", 1, ())
     tracker.metrics("align", 1, {"loss": 0.5})
-    assert not tracker.close("FINISHED")
+    assert not tracker.close("FINISHED", timeout_s=300.0)
     assert "does not answer" in told[0]
     assert steps(uri, runs(uri)["align"], "loss") == [1]
 
@@ -123,11 +125,11 @@ def test_a_step_whose_end_was_not_recorded_is_completed_when_it_is_reused(
     tracker = track()
     tracker.step_started("align", 1, ())
     tracker.metrics("align", 1, {"loss": 1.0})
-    tracker.close("KILLED")
+    tracker.close("KILLED", timeout_s=300.0)
 
     tracker = track()
     tracker.step_reused("align", manifest)
-    tracker.close("FINISHED")
+    tracker.close("FINISHED", timeout_s=300.0)
 
     child = runs(uri)["align"]
     assert child.info.status == "FINISHED"
@@ -141,13 +143,13 @@ def test_a_run_with_nothing_to_do_does_not_open_mlflow(
     manifest = commit("align", {"history.json": json.dumps(HISTORY)})
     tracker = track()
     tracker.step_reused("align", manifest)
-    tracker.close("FINISHED")
+    tracker.close("FINISHED", timeout_s=300.0)
     assert finished_runs(uri, run.run_id) == 2
 
     monkeypatch.setattr("orchestrator.tracking.tracker.Records", pytest.fail)
     tracker = track()
     tracker.step_reused("align", manifest)
-    assert not tracker.close("FINISHED")
+    assert not tracker.close("FINISHED", timeout_s=300.0)
 
 
 def test_a_step_that_runs_again_after_it_had_finished_replaces_its_child(
@@ -158,7 +160,7 @@ def test_a_step_that_runs_again_after_it_had_finished_replaces_its_child(
         tracker.step_started("align", 1, ("redo",))
         tracker.metrics("align", 1, {"loss": value})
         tracker.step_finished("align", commit("align", {}))
-        tracker.close("FINISHED")
+        tracker.close("FINISHED", timeout_s=300.0)
     assert runs(uri)["align"].data.metrics == {"loss": 2.0, "seconds": 1.5}
 
 
@@ -169,7 +171,7 @@ def test_a_failed_step_is_failed_only_when_it_is_not_tried_again(track: Track, u
     tracker.step_failed("align", failure, 1.0)
     tracker.step_started("align", 2, ("retry",))
     tracker.step_failed("align", failure, None)
-    tracker.close("FAILED")
+    tracker.close("FAILED", timeout_s=300.0)
     child = runs(uri)["align"]
     assert child.info.status == "FAILED"
     assert child.data.tags["gammaray.failure"] == "system: Lost: node gone"
@@ -183,7 +185,7 @@ def test_points_that_arrive_after_the_end_of_their_step_are_kept(
     tracker.step_started("align", 1, ())
     tracker.step_finished("align", commit("align", {}))
     tracker.metrics("align", 7, {"loss": 0.1})
-    tracker.close("FINISHED")
+    tracker.close("FINISHED", timeout_s=300.0)
     assert runs(uri)["align"].data.metrics == {"loss": 0.1, "seconds": 1.5}
     assert runs(uri)["align"].info.status == "FINISHED"
 
@@ -201,7 +203,7 @@ def test_figures_of_a_result_become_metrics_tags_and_files(
     tracker = track()
     tracker.step_started("evaluate-mod", 1, ())
     tracker.step_finished("evaluate-mod", commit("evaluate-mod", texts))
-    tracker.close("FINISHED")
+    tracker.close("FINISHED", timeout_s=300.0)
     child = runs(uri)["evaluate-mod"]
     assert child.data.metrics["skip/measured/skip_all"] == 0.34
     assert steps(uri, child, "arank_by_layer") == [0, 1]
@@ -216,11 +218,11 @@ def test_a_parameter_that_a_resumed_run_changed_becomes_a_tag(
 ) -> None:
     tracker = track()
     tracker.open()
-    tracker.close("KILLED")
+    tracker.close("KILLED", timeout_s=300.0)
     changed = TrackedRun(run_id=run.run_id, name=run.name, recipe={"workers": {"training": 4}})
     tracker = MLflowTracker(uri, "demo", run=changed, store=store, tell=pytest.fail)
     tracker.open()
-    tracker.close("FINISHED")
+    tracker.close("FINISHED", timeout_s=300.0)
     parent = runs(uri)["(run)"]
     assert parent.data.params["workers.training"] == "2"
     assert parent.data.tags["gammaray.now.workers.training"] == "4"
@@ -231,6 +233,27 @@ def test_a_deleted_experiment_stops_the_run_before_its_first_step(track: Track, 
     client.delete_experiment(client.create_experiment("demo"))
     with pytest.raises(TrackingError, match=r"'demo' is deleted; restore it"):
         track().step_started("align", 1, ())
+
+
+def test_an_mlflow_that_is_slow_to_open_does_not_hold_up_the_run(
+    uri: str, store: Store, run: TrackedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_open = threading.Event()
+
+    def slow(*arguments: str) -> Records:
+        may_open.wait(60.0)
+        return Records(*arguments)
+
+    told: list[str] = []
+    monkeypatch.setattr("orchestrator.tracking.tracker._CONNECT_S", 0.05)
+    monkeypatch.setattr("orchestrator.tracking.tracker.Records", slow)
+    tracker = MLflowTracker(uri, "demo", run=run, store=store, tell=told.append)
+    tracker.step_started("align", 1, ())
+    tracker.metrics("align", 1, {"loss": 0.5})
+    may_open.set()
+    assert not tracker.close("FINISHED", timeout_s=300.0)
+    assert "slow to open" in told[0]
+    assert runs(uri)["align"].data.metrics == {"loss": 0.5}
 
 
 def test_a_server_that_is_away_stops_the_run_before_anything_starts(
