@@ -23,7 +23,7 @@ Run = Mapping[str, Any]
 
 VARIANTS: Mapping[str, tuple[str, ...]] = {
     "γ-MoD 34 %, layers by ARank": (),
-    "γ-MoD 51 %, layers by ARank": ("mod.capacity_ratio=0.43",),
+    "γ-MoD 51 %, layers by ARank": ("mod.capacity_ratio=0.4",),
     "p-MoD, layers by ratio decay": ("mod={method: p_mod}",),
     "γ-MoD 34 %, as many layers at random": ("mod.layers.policy=random",),
     "γ-MoD 34 %, all layers": ("mod.layers.policy=all", "mod.layers.always_dense=[]"),
@@ -53,19 +53,16 @@ SHARES = 7
 
 
 def main() -> None:
-    """Run every variant with every seed and write the table."""
+    """Run every variant with every seed; the table grows a row at a time."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
-    runs = {
-        (name, seed): run(overrides, seed, args.store)
-        for seed in args.seeds
-        for name, overrides in VARIANTS.items()
-    }
-    table = {name: [runs[name, seed] for seed in args.seeds] for name in VARIANTS}
-    args.out.write_text(page(table, args.seeds))
+    table: dict[str, list[Run]] = {}
+    for name, overrides in VARIANTS.items():
+        table[name] = [run(overrides, seed, args.store) for seed in args.seeds]
+        args.out.write_text(page(table, args.seeds))
 
 
 def run(overrides: Sequence[str], seed: int, store: str) -> Run:
