@@ -4,7 +4,7 @@ Stages are named by import path and imported only where they run, so that decidi
 everything is reused costs neither torch nor Ray.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from orchestrator.durable import External, Resources, Step
@@ -145,7 +145,7 @@ def _training(
     )
 
 
-def _layer_choice(recipe: Recipe) -> Mapping[str, str]:
+def _layer_choice(recipe: Recipe) -> dict[str, str]:
     """γ-MoD converts what ARank shows redundant; p-MoD's schedule needs no measurement."""
     return {"arank": "arank"} if isinstance(recipe.mod, GammaMoD) else {}
 

@@ -26,7 +26,6 @@ def connect(address: str | None, *, uses_gpus: bool) -> None:
     if ray.is_initialized():
         return
     environment = WORKER_ENVIRONMENT | ({} if uses_gpus else {"DS_ACCELERATOR": "cpu"})
-    options = {"log_to_driver": False, "logging_level": logging.ERROR}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         if address is None:
@@ -36,7 +35,13 @@ def connect(address: str | None, *, uses_gpus: bool) -> None:
                 address="local",
                 num_cpus=os.cpu_count(),
                 include_dashboard=False,
-                **options,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
             )
         else:
-            ray.init(address=address, runtime_env={"env_vars": environment}, **options)
+            ray.init(
+                address=address,
+                runtime_env={"env_vars": environment},
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )

@@ -42,7 +42,9 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     path = _find(name_or_path)
     source = path.name if path.parent == _shipped() else str(path)
     values, lines = _read(path, source)
-    sources = {key: (source, line) for key, line in lines.items()}
+    sources: dict[str, tuple[str, int | None]] = {
+        key: (source, line) for key, line in lines.items()
+    }
     for override in overrides:
         key, value = _parse_override(override)
         _assign(values, key, value)
@@ -162,7 +164,7 @@ def _reason(problem: Mapping[str, Any], path: Sequence[str]) -> str:
         known = problem["ctx"]
         expected = f"{known['discriminator']} must be one of {known['expected_tags']}"
         return f"{expected}, got {known['tag']!r}"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] in ("value_error", "model_type", "union_tag_not_found"):
         return message
     return f"{message}, got {problem['input']!r}"

@@ -18,7 +18,9 @@ def open_model_folder(path: Path) -> tuple[PreTrainedModel, ProcessorMixin]:
     """
     if not is_converted_folder(path):
         return load_model(path)
-    processor = AutoProcessor.from_pretrained(path, local_files_only=True)
+    processor: ProcessorMixin = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+        path, local_files_only=True
+    )
     return mod.load_pretrained(path), processor
 
 

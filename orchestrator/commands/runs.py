@@ -2,6 +2,7 @@
 
 import argparse
 from collections import Counter
+from dataclasses import asdict
 
 from rich.table import Table
 
@@ -19,21 +20,14 @@ def execute(args: argparse.Namespace) -> int:
     """Read each run's own record; no step is opened."""
     store = open_store(url_of(args))
     found = [read_status(store, run_id) for run_id in list_runs(store)]
-    rows = [
-        {
-            "run_id": status.run_id,
-            "state": status.state,
-            "updated_at": status.updated_at,
-            "steps": dict(Counter(step.state for step in status.steps.values())),
-        }
-        for status in found
-    ]
+    steps = [Counter(str(step.state) for step in status.steps.values()) for status in found]
     if args.json:
-        print_json(rows)
+        rows = zip(found, steps, strict=True)
+        print_json([{**asdict(status), "steps": counts} for status, counts in rows])
         return 0
     table = Table("run", "state", "updated", "steps", title=store.url)
-    for row, status in zip(rows, found, strict=True):
-        steps = ", ".join(f"{count} {state}" for state, count in dict(row["steps"]).items())
-        table.add_row(status.run_id, status.state, status.updated_at, steps)
+    for status, counts in zip(found, steps, strict=True):
+        shown = ", ".join(f"{count} {state}" for state, count in counts.items())
+        table.add_row(status.run_id, status.state, status.updated_at, shown)
     console_for(args).print(table)
     return 0

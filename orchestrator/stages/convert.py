@@ -1,6 +1,7 @@
 """Stage ``convert``: the aligned model becomes a Mixture-of-Depths one, and says why there."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ def convert(context: StepContext) -> None:
         ConversionError: If the model cannot be converted.
     """
     model, processor = open_model_folder(context.inputs["model"].path / "model")
-    section = dict(context.params["mod"])
+    params: Mapping[str, Any] = context.params
+    section = dict(params["mod"])
     if section.pop("method") == "gamma":
         config, selection = _by_arank(context.inputs["arank"].path, section)
     else:

@@ -3,8 +3,9 @@
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from orchestrator.durable import StepContext
 from workloads.data import Conversation, build_digits_vqa, read_llava, write_shard
@@ -21,15 +22,17 @@ def data(context: StepContext) -> None:
     Raises:
         DataError: If a record, an image or a file cannot be used; it names the place.
     """
-    if context.params["source"] == "digits-vqa":
+    params: Mapping[str, Any] = context.params
+    settings: Mapping[str, Any] = context.settings
+    if params["source"] == "digits-vqa":
         with tempfile.TemporaryDirectory() as scratch:
             root = Path(scratch)
-            sizes = {name: context.params[name] for name in _DIGITS_SIZES}
-            build_digits_vqa(root, seed=context.params["seed"], **sizes)
+            sizes = {name: params[name] for name in _DIGITS_SIZES}
+            build_digits_vqa(root, seed=params["seed"], **sizes)
             _write_shards(context, {split: root / f"{split}.json" for split in SPLITS}, root)
     else:
         files = {split: context.inputs[split].path for split in SPLITS}
-        _write_shards(context, files, Path(context.settings["images"]))
+        _write_shards(context, files, Path(settings["images"]))
 
 
 _DIGITS_SIZES = ("train_scenes", "eval_scenes", "questions_per_scene")

@@ -1,6 +1,8 @@
 """Stage ``efficiency``: what the converted model saves, counted and timed beside its dense twin."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from torch import get_num_threads
 
@@ -15,16 +17,17 @@ def efficiency(context: StepContext) -> None:
 
     Both twins get the same prompts and the same training batch, in one process.
     """
+    params: Mapping[str, Any] = context.params
     dense, processor = open_model_folder(context.inputs["dense"].path / "model")
     mod, _ = open_model_folder(context.inputs["mod"].path / "model")
     shard = open_shard(context.inputs["data"].path / "eval.arrow")
     encoder = Encoder(processor)
-    samples = [shard[index] for index in range(min(context.params["batch_size"], len(shard)))]
+    samples = [shard[index] for index in range(min(params["batch_size"], len(shard)))]
     prompts = encoder.prompt_batch(samples)
     counted = {"dense": prefill_cost(dense, prompts), "mod": prefill_cost(mod, prompts)}
     document = {twin: cost.to_json() for twin, cost in counted.items()}
     (context.output / "efficiency.json").write_text(json.dumps(document, indent=1))
-    repeats = context.params["repeats"]
+    repeats = params["repeats"]
     timing = {
         "prefill": side_by_side(dense, mod, prefill(prompts), repeats=repeats).to_json(),
         "training_step": side_by_side(

@@ -1,7 +1,7 @@
 """Stage ``evaluate``: greedy answers to the held-out questions, and what was skipped for them."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,18 +18,19 @@ from workloads.model_folder import open_model_folder
 
 def evaluate(context: StepContext) -> None:
     """Write ``predictions.jsonl`` and ``metrics.json`` for a dense or a converted model."""
+    params: Mapping[str, Any] = context.params
     model, processor = open_model_folder(context.inputs["model"].path / "model")
     shard = open_shard(context.inputs["data"].path / "eval.arrow")
-    total = min(context.params["questions"] or len(shard), len(shard))
+    total = min(params["questions"] or len(shard), len(shard))
     encoder = Encoder(processor)
-    batches = prompt_batches(shard, encoder, batch_size=context.params["batch_size"], limit=total)
+    batches = prompt_batches(shard, encoder, batch_size=params["batch_size"], limit=total)
     kinds: list[Tensor] = []
     record = RoutingRecord() if is_converted(model) else None
     predictions = answer_questions(
         model,
         processor,
         _noting_kinds(batches, kinds),
-        max_new_tokens=context.params["max_new_tokens"],
+        max_new_tokens=params["max_new_tokens"],
         reporter=context.reporter,
         total=total,
         routing_record=record,
