@@ -35,18 +35,17 @@ def command(store: Path, *overrides: str) -> list[str]:
 @contextmanager
 def driver(store: Path, *overrides: str) -> Iterator["Driver"]:
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command(store, *overrides),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env=environment,
-    )
-    try:
-        yield Driver(process, store)
-    finally:
-        process.kill()
-        process.wait()
+    ) as process:
+        try:
+            yield Driver(process, store)
+        finally:
+            process.kill()
 
 
 class Driver:
