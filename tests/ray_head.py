@@ -1,9 +1,11 @@
 """A real ``ray start --head`` of its own: own ports, own token, ended by its process ids."""
 
 import contextlib
+import ctypes
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +23,7 @@ START_ATTEMPTS = 4
 START_TIMEOUT_S = 120.0
 SETTLING_S = 2.5
 END_TIMEOUT_S = 20.0
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 SCRIPTS = Path(sys.executable).parent
 
 
@@ -92,7 +95,13 @@ def ray_head_node() -> Iterator[RayHead]:
                 f"--ray-client-server-port={client}",
             ]  # fmt: skip
             with log.open("w") as output:
-                process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+                process = subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdout=output,
+                    stderr=output,
+                    preexec_fn=_end_with_parent,
+                )
             try:
                 if _takes_jobs(process, head, log):
                     yield head
@@ -122,6 +131,11 @@ def _takes_jobs(process: subprocess.Popen[bytes], head: RayHead, log: Path) -> b
             time.sleep(SETTLING_S)
             return process.poll() is None
     return False
+
+
+def _end_with_parent() -> None:
+    """Have Linux end the head, and it its parts, if the tests are killed before they can."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
