@@ -13,6 +13,7 @@ import os
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -38,7 +39,7 @@ _RAY_TRAIN_SETTINGS = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
-"""Read by Ray Train from the environment of the process that starts a training."""
+"""What Ray Train reads from the environment of the process that starts a training."""
 
 _PERMANENT = (WorkloadError, ValueError)
 """Errors that would come again; what a lost worker does to the others is a RuntimeError."""
@@ -62,6 +63,7 @@ def run_training(context: StepContext, config: TrainingConfig) -> None:
     _check_cluster(workers, needs)
     config.rows_of_a_rank(workers)
     job = _job(context, config, threads=max(1, int(needs["CPU"])))
+    context.reporter.progress(0, config.steps, note=f"starting {workers} workers")
     job.send_inputs()
     with tempfile.TemporaryDirectory(prefix="ray-train-") as scratch, _own_interrupts():
         trainer = DataParallelTrainer(
@@ -77,7 +79,9 @@ def run_training(context: StepContext, config: TrainingConfig) -> None:
                 logging_config=LoggingConfig(log_level="ERROR"),
             ),
         )
+        started_s = time.monotonic()
         measured = _fit(trainer)
+    measured["total_seconds"] = time.monotonic() - started_s
     job.fetch_result()
     (context.measurement / "training.json").write_text(json.dumps(measured, indent=1))
 
@@ -171,8 +175,11 @@ def _check_cluster(workers: int, needs: Mapping[str, float]) -> None:
 @contextmanager
 def _own_interrupts() -> Iterator[None]:
     """Give Ray Train its settings, and take back the interrupt handler it installs."""
-    for name, value in _RAY_TRAIN_SETTINGS.items():
-        os.environ.setdefault(name, value)
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    is_one = sum(node["Alive"] for node in nodes) == 1
+    # The watcher for machines about to be taken away is one more process to start.
+    watcher = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0" if is_one else "1"}
+    os.environ.update(_RAY_TRAIN_SETTINGS | watcher)
     if threading.current_thread() is not threading.main_thread():
         yield
         return

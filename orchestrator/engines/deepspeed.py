@@ -35,11 +35,9 @@ class DeepSpeedEngine:
         """
         rows = config.rows_of_a_rank(ranks.size)
         self.model, self.ranks = model.train(), ranks
-        self._clip_norm, self._stage, self._precision = (
-            config.clip_norm,
-            config.zero_stage,
-            config.precision,
-        )
+        self._stage, self._precision = config.zero_stage, config.precision
+        self._dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        nn.Module.to(model, ranks.device, self._dtype)
         groups = parameter_groups(model, config)
         self._learning = [weight for group in groups for weight in group["params"]]
         deepspeed = _import_deepspeed()
@@ -58,8 +56,7 @@ class DeepSpeedEngine:
 
     def forward(self, inputs: Mapping[str, Any]) -> Any:  # noqa: ANN401
         """Call the model with float inputs in the precision of its weights."""
-        dtype = torch.bfloat16 if self._precision == "bf16" else torch.float32
-        return self._engine(**{name: _as_dtype(value, dtype) for name, value in inputs.items()})
+        return self._engine(**{name: self._cast(value) for name, value in inputs.items()})
 
     def backward(self, loss: Tensor, *, is_last: bool) -> None:
         """Accumulate; at the last micro-batch gradients are reduced over ranks."""
@@ -101,6 +98,10 @@ class DeepSpeedEngine:
             return None
         return {name: weight.detach().cpu() for name, weight in self.model.state_dict().items()}
 
+    def _cast(self, value: Any) -> Any:  # noqa: ANN401
+        is_float = isinstance(value, Tensor) and value.is_floating_point()
+        return value.to(self._dtype) if is_float else value
+
     def _norm_without_zero(self) -> float | None:
         """DeepSpeed keeps no gradient norm for plain float32 training."""
         if self._stage > 0 or self._precision != "fp32":
@@ -121,11 +122,6 @@ def _deepspeed_config(config: TrainingConfig, rows: int) -> dict[str, Any]:
             "stage3_gather_16bit_weights_on_model_save": True,
         },
     }
-
-
-def _as_dtype(value: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401
-    is_float = isinstance(value, Tensor) and value.is_floating_point()
-    return value.to(dtype) if is_float else value
 
 
 def _import_deepspeed() -> Any:  # noqa: ANN401

@@ -68,7 +68,7 @@ class TorchEngine:
         """Take over ``model``, whose parts have been chosen, and move it to the rank's device."""
         self.ranks = ranks or Ranks.current()
         self.model = model.train()
-        nn.Module.to(model, self.ranks.device)
+        nn.Module.to(model, self.ranks.device, torch.float32)
         self._clip_norm = config.clip_norm
         self._is_bf16 = config.precision == "bf16"
         self._groups = parameter_groups(model, config)

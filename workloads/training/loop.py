@@ -81,8 +81,10 @@ def train(
     seed_all(config.seed, engine.ranks.rank)
     run = _Run(engine, batches, config, reporter)
     resumed_at = checkpoints.restore(engine.layout, run.load) or 0
-    if resumed_at and engine.ranks.is_first:
-        reporter.message(f"continuing after step {resumed_at} of {config.steps}")
+    if engine.ranks.is_first:
+        reporter.progress(resumed_at, config.steps)
+        if resumed_at:
+            reporter.message(f"continuing after step {resumed_at} of {config.steps}")
     started = time.monotonic()
     for step in range(resumed_at, config.steps):
         run.advance(step)

@@ -1,0 +1,156 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from orchestrator.durable import open_store
+from orchestrator.engines.deepspeed import DeepSpeedEngine
+from tests.workloads.training.tiny import (
+    FakeBatches,
+    Listener,
+    NoCheckpoints,
+    blank_image,
+    run_on_ranks,
+    tiny_llava,
+)
+from workloads.training import (
+    Checkpoints,
+    Ranks,
+    TorchEngine,
+    TrainingConfig,
+    TrainingError,
+    TrainingResult,
+    blank_image_for_text,
+    choose_parts,
+    train,
+)
+
+pytestmark = pytest.mark.distributed
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+class DyingBatches(FakeBatches):
+    def at(self, step: int) -> list[dict[str, Tensor]]:
+        if step == 3:
+            raise KilledError
+        return super().at(step)
+
+
+def a_config(**changes: Any) -> TrainingConfig:
+    defaults: dict[str, Any] = {
+        "steps": 4, "learning_rate": 3e-3, "weight_decay": 0.1, "global_batch": 4,
+        "micro_batch": 2, "checkpoint_every": 2,
+        "trainable": ("projector", "vision_tower", "language_model"),
+    }  # fmt: skip
+    return TrainingConfig(**{**defaults, **changes})
+
+
+def train_tiny(
+    config: TrainingConfig, batches: type[FakeBatches] = FakeBatches, **options: Any
+) -> tuple[dict[str, Tensor] | None, TrainingResult]:
+    ranks = Ranks.current()
+    model = tiny_llava()
+    choose_parts(model, config.trainable)
+    engine = DeepSpeedEngine(model, config, ranks=ranks)
+    checkpoints: Any = NoCheckpoints()
+    if folder := options.pop("store", None):
+        checkpoints = Checkpoints(
+            objects=open_store(folder), prefix="training", writer="first", ranks=ranks, warn=print
+        )
+    micro_batch = config.micro_batch or 2
+    with blank_image_for_text(model, blank_image()):
+        result = train(
+            engine,
+            batches(rank=ranks.rank, size=ranks.size, micro_batch=micro_batch, **options),
+            config,
+            reporter=Listener(),
+            checkpoints=checkpoints,
+        )
+    return engine.full_weights(), result
+
+
+def alone(config: TrainingConfig, **options: Any) -> tuple[dict[str, Tensor], TrainingResult]:
+    """The same training by one process with plain torch."""
+    model = tiny_llava()
+    choose_parts(model, config.trainable)
+    engine = TorchEngine(model, config, ranks=Ranks())
+    with blank_image_for_text(model, blank_image()):
+        result = train(
+            engine,
+            FakeBatches(**options),
+            config,
+            reporter=Listener(),
+            checkpoints=NoCheckpoints(),
+        )
+    weights = engine.full_weights()
+    assert weights is not None
+    return weights, result
+
+
+def assert_agrees_with_torch(config: TrainingConfig, batches: type[FakeBatches]) -> None:
+    weights, result = train_tiny(config, batches)
+    if weights is None:
+        return
+    expected, reference = alone(config)
+    for left, right in zip(result.history, reference.history, strict=True):
+        assert left["loss"] == pytest.approx(right["loss"], rel=1e-5)
+        assert left["grad_norm"] == pytest.approx(right["grad_norm"], rel=1e-4)
+    for name, weight in expected.items():
+        torch.testing.assert_close(weights[name], weight, atol=2e-5, rtol=1e-4)
+
+
+def agree_with_torch() -> None:
+    for stage in range(4):
+        for micro_batch in (None, 1):
+            config = a_config(zero_stage=stage, micro_batch=micro_batch)
+            assert_agrees_with_torch(config, FakeBatches)
+    _, coarse = train_tiny(a_config(precision="bf16"))
+    _, exact = train_tiny(a_config())
+    assert coarse.history[-1]["loss"] == pytest.approx(exact.history[-1]["loss"], rel=0.02)
+
+
+def train_text_beside_images() -> None:
+    for stage in range(4):
+        _, result = train_tiny(a_config(zero_stage=stage), only_text_on=1)
+        losses = torch.tensor([point["loss"] for point in result.history])
+        if stage == 0:
+            first = losses
+        torch.testing.assert_close(losses, first, atol=1e-5, rtol=1e-5)
+
+
+def resume_bit_for_bit(folder: str) -> None:
+    for stage in (0, 2, 3):
+        config, store = a_config(zero_stage=stage), f"{folder}/zero-{stage}"
+        undisturbed, whole = train_tiny(config)
+        with pytest.raises(KilledError):
+            train_tiny(config, DyingBatches, store=store)
+        dist.barrier()
+        weights, result = train_tiny(config, store=store)
+        assert result.resumed_at == 2
+        assert result.history == whole.history
+        if weights is not None:
+            assert undisturbed is not None
+            assert all(torch.equal(weights[name], undisturbed[name]) for name in weights)
+
+
+def test_every_zero_stage_agrees_with_one_torch_process(tmp_path: Path) -> None:
+    run_on_ranks(agree_with_torch, 2, tmp_path)
+
+
+def test_a_rank_with_only_text_trains_beside_one_with_images(tmp_path: Path) -> None:
+    run_on_ranks(train_text_beside_images, 2, tmp_path)
+
+
+def test_a_killed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
+    run_on_ranks(resume_bit_for_bit, 2, tmp_path, str(tmp_path))
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused_before_anything_starts() -> None:
+    with pytest.raises(TrainingError, match="global_batch 4 cannot be shared equally by 3 workers"):
+        DeepSpeedEngine(tiny_llava(), a_config(), ranks=Ranks(rank=0, size=3))
