@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from workloads.errors import ConversionError
 from workloads.mod.foreign import Foreign
+from workloads.mod.modes import evaluating
 
 _PROBE_TOKENS = 4
 
@@ -89,10 +90,8 @@ class _Probe:
             child.register_forward_hook(self._hook(name, scale), with_kwargs=True)
             for name, child in self.layer.named_children()
         ]
-        was_training = self.layer.training
-        self.layer.eval()
         try:
-            with torch.no_grad():
+            with evaluating(self.layer), torch.no_grad():
                 output = self.layer(
                     self.hidden,
                     attention_mask=None,
@@ -101,7 +100,6 @@ class _Probe:
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise ConversionError(f"{type(self.layer).__name__} cannot run: {error}") from error
         finally:
-            self.layer.train(was_training)
             for handle in handles:
                 handle.remove()
         return first_tensor(output)

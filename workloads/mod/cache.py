@@ -19,39 +19,45 @@ class MoDCacheLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     another has slots that hold nothing of use, marked in :attr:`valid`.
 
     Attributes:
-        columns: int64 ``(batch, stored)``: position in the sequence of each stored key.
         valid: bool ``(batch, stored)``; None while every slot of every row is valid.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.columns: Tensor | None = None
         self.valid: Tensor | None = None
+        self._columns: list[Tensor] = []
         self._seen = 0
 
-    def extend(
-        self, columns: Tensor, valid: Tensor | None, seq_len: int
-    ) -> tuple[Tensor, Tensor | None]:
+    @property
+    def columns(self) -> Tensor:
+        """Position in the sequence of each stored key, int64 ``(batch, stored)``."""
+        if len(self._columns) > 1:
+            # Decoding one token after another seldom asks, so the pieces are joined here.
+            self._columns = [torch.cat(self._columns, dim=1)]
+        return self._columns[0]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was stored yet."""
+        return not self._columns
+
+    def extend(self, columns: Tensor, valid: Tensor | None, seq_len: int) -> None:
         """Announce the keys that the layer's next ``update`` stores.
 
         Args:
             columns: int64 ``(batch, new)`` positions in the whole sequence.
             valid: bool ``(batch, new)``, or None if all are.
             seq_len: Tokens of the sequence this forward covers, computed or not.
-
-        Returns:
-            Columns and validity of all slots after that update.
         """
         self._seen += seq_len
-        if self.columns is None:
-            self.columns, self.valid = columns, valid
-            return columns, valid
         if valid is not None or self.valid is not None:
-            before = _all_true(self.columns) if self.valid is None else self.valid
             after = _all_true(columns) if valid is None else valid
-            self.valid = torch.cat([before, after], dim=1)
-        self.columns = torch.cat([self.columns, columns], dim=1)
-        return self.columns, self.valid
+            if self.is_empty:
+                self.valid = after
+            else:
+                before = _all_true(self.columns) if self.valid is None else self.valid
+                self.valid = torch.cat([before, after], dim=1)
+        self._columns.append(columns)
 
     def skip(self, seq_len: int) -> None:
         """Note that the layer computed none of the next ``seq_len`` tokens."""
@@ -59,7 +65,7 @@ class MoDCacheLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 
     def stored_lengths(self) -> Tensor | int:
         """Valid keys per row, int64 ``(batch, 1)``; one number while all rows agree."""
-        if self.columns is None:
+        if self.is_empty:
             return 0
         return self.columns.shape[1] if self.valid is None else self.valid.sum(1, keepdim=True)
 
@@ -70,7 +76,7 @@ class MoDCacheLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     def reset(self) -> None:
         """Forget everything."""
         super().reset()
-        self.columns, self.valid, self._seen = None, None, 0
+        self._columns, self.valid, self._seen = [], None, 0
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last ``-tokens_to_remove`` tokens of the sequence.
@@ -81,7 +87,7 @@ class MoDCacheLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         if tokens_to_remove > 0:
             raise ValueError(f"crop takes 0 or a negative number of tokens, got {tokens_to_remove}")
         self._seen += tokens_to_remove
-        if tokens_to_remove == 0 or self.columns is None:
+        if tokens_to_remove == 0 or self.is_empty:
             return
         remains = self.columns < self._seen
         if self.valid is not None:
@@ -104,10 +110,10 @@ class MoDCacheLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self._change(*[lambda rows: rows.repeat_interleave(repeats, dim=0)] * 2)
 
     def _change(self, states: _Change, marks: _Change) -> None:
-        if self.columns is None or self.keys is None or self.values is None:
+        if self.is_empty or self.keys is None or self.values is None:
             return
         self.keys, self.values = states(self.keys), states(self.values)
-        self.columns = marks(self.columns)
+        self._columns = [marks(self.columns)]
         self.valid = None if self.valid is None else marks(self.valid)
 
 

@@ -11,6 +11,7 @@ from workloads.errors import ConversionError
 from workloads.kinds import TokenKind
 from workloads.mod.config import MoDConfig
 from workloads.mod.convert import mod_config, set_config
+from workloads.mod.modes import evaluating
 from workloads.mod.record import Observed, RoutingRecord
 from workloads.mod.router import selection_score
 
@@ -23,7 +24,7 @@ def calibrate_threshold(model: nn.Module, batches: Iterable[Mapping[str, Any]]) 
     has its own because a shared router spreads its scores differently from layer to layer.
 
     Args:
-        model: Converted with ``inference="threshold"``; its mode is left as it was.
+        model: Converted with ``inference="threshold"``; its modules' modes are left as they were.
         batches: Keyword arguments of ``forward``; ``labels`` are ignored.
 
     Returns:
@@ -36,16 +37,13 @@ def calibrate_threshold(model: nn.Module, batches: Iterable[Mapping[str, Any]]) 
     if config.thresholds is None or config.inference != "threshold":
         raise ConversionError("calibration needs inference='threshold', this model has 'topk'")
     record = _Scores(config)
-    was_training = model.training
     set_config(model, replace(config, inference="topk"))
     try:
-        model.eval()
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             for batch in batches:
                 inputs = {name: value for name, value in batch.items() if name != "labels"}
                 model(**inputs, routing_record=record, use_cache=False)
     finally:
-        model.train(was_training)
         set_config(model, config)
     thresholds = tuple(record.threshold(layer) for layer in config.layers)
     set_config(model, replace(config, thresholds=thresholds))

@@ -90,10 +90,7 @@ class MoDLayer(nn.Module):
     ) -> Foreign:
         cache = _layer_cache(call, self.mod_slot.layer)
         if cache is not None:
-            batch, seq_len = hidden_states.shape[:2]
-            columns = torch.arange(seq_len, device=hidden_states.device).expand(batch, seq_len)
-            valid = routing.real if routing.has_padding else None
-            self._use_cache(cache, Selection(columns, valid), call, hidden_states, routing)
+            self._use_cache(cache, routing.everything(), call, hidden_states, routing)
         with self._branch_times(weight):
             return super().forward(hidden_states, **call)
 
@@ -115,7 +112,7 @@ class MoDLayer(nn.Module):
         call["position_embeddings"] = tuple(gather_rows(table, columns) for table in tables)
         # transformers would take the gaps between kept positions for packed sequences.
         call["position_ids"] = None
-        if cache is None or cache.columns is None:
+        if cache is None or cache.is_empty:
             call["attention_mask"] = _prompt_mask(call, selection, hidden_states, routing)
         if cache is not None:
             self._use_cache(cache, selection, call, hidden_states, routing)
@@ -137,15 +134,17 @@ class MoDLayer(nn.Module):
         routing: RoutingPass,
     ) -> None:
         """Announce the selection to the cache and set what depends on the keys stored before."""
-        is_first = cache.columns is None
-        stored, seq_len = cache.stored_lengths(), hidden_states.shape[1]
-        columns = selection.columns + routing.past_length
-        key_columns, key_valid = cache.extend(columns, selection.valid, seq_len)
-        if routing.config.positions == "compact":
+        is_first, columns = cache.is_empty, selection.columns
+        is_compact = routing.config.positions == "compact"
+        stored = cache.stored_lengths() if is_compact else 0
+        if routing.past_length > 0:
+            columns = columns + routing.past_length
+        cache.extend(columns, selection.valid, hidden_states.shape[1])
+        if is_compact:
             _compact_positions(call, columns, stored, hidden_states, routing)
         if not is_first:
             call["attention_mask"] = _cached_mask(
-                call, selection.columns, columns, key_columns, key_valid, hidden_states, routing
+                call, selection.columns, columns, cache, hidden_states, routing
             )
 
     @contextmanager
@@ -191,19 +190,18 @@ def _cached_mask(
     call: Mapping[str, Any],
     rows: Tensor,
     columns: Tensor,
-    key_columns: Tensor,
-    key_valid: Tensor | None,
+    cache: MoDCacheLayer,
     hidden_states: Tensor,
     routing: RoutingPass,
 ) -> Tensor | None:
     given = call.get("attention_mask")
     if given is not None and not routing.is_plain_causal:
-        return gathered_mask(given, rows, key_columns, key_valid)
-    if columns.shape[1] == 1 and key_valid is None:
+        return gathered_mask(given, rows, cache.columns, cache.valid)
+    if columns.shape[1] == 1 and cache.valid is None:
         return None
     if "flash" in routing.attention:
-        return key_valid
-    seen = seen_mask(columns, key_columns, key_valid)
+        return cache.valid
+    seen = seen_mask(columns, cache.columns, cache.valid)
     return additive(seen, hidden_states.dtype) if routing.attention == "eager" else seen
 
 

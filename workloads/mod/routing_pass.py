@@ -65,6 +65,7 @@ class RoutingPass:
     routable: Tensor = field(init=False)
     _rank_bias: Tensor = field(init=False)
     _token_weight: Tensor | None = field(init=False, default=None)
+    _everything: Selection | None = field(init=False, default=None)
     _bins: Tensor | None = field(init=False, default=None)
     _bin_totals: Tensor | None = field(init=False, default=None)
     _slots: dict[float, _Slots] = field(init=False, default_factory=dict)
@@ -95,10 +96,13 @@ class RoutingPass:
             self._bin_totals = count_bins(self.bins, torch.ones_like(self.bins))
         return self._bin_totals
 
-    @property
-    def has_padding(self) -> bool:
-        """Whether some row holds padding."""
-        return min(self.real_counts) < self.kinds.shape[1]
+    def everything(self) -> Selection:
+        """All tokens, for a layer that skips none: padding is stored and marked invalid."""
+        if self._everything is None:
+            columns = torch.arange(self.kinds.shape[1], device=self.kinds.device)
+            valid = self.real if min(self.real_counts) < self.kinds.shape[1] else None
+            self._everything = Selection(columns.expand_as(self.kinds), valid)
+        return self._everything
 
     def to(self, device: torch.device) -> "RoutingPass":
         """The same on another device, for models spread over several."""

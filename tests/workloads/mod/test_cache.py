@@ -79,7 +79,7 @@ def test_crop_takes_a_count_to_remove_like_transformers():
 def test_reset_forgets_everything():
     layer = filled()
     layer.reset()
-    assert (layer.get_seq_length(), layer.columns, layer.valid) == (0, None, None)
+    assert (layer.get_seq_length(), layer.is_empty, layer.valid) == (0, True, None)
 
 
 def test_installs_beside_dense_layers_and_twice_is_once():

@@ -50,9 +50,11 @@ def test_calibration_is_saved_with_the_model():
 
 def test_mode_and_weights_are_left_as_they_were():
     model = tiny.randomize_routers(convert(tiny.llava(), CONFIG)).train()
+    model.model.vision_tower.eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     calibrate_threshold(model, prompts([0]))
     assert model.training
+    assert not model.model.vision_tower.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 

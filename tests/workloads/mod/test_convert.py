@@ -153,7 +153,11 @@ class TestRefusals:
             (tiny.llama, P_MOD, "routable is only 'image', but LlamaForCausalLM has no image"),
             (lambda: tiny.llama().model, GAMMA, "LlamaModel is a bare decoder"),
             (lambda: nn.Linear(2, 2), GAMMA, "Linear is not a transformers model"),
-            (lambda: GPT2LMHeadModel(GPT2Config(n_layer=2)), GAMMA, "no .layers with a rotary_emb"),
+            (
+                lambda: GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=32)),
+                GAMMA,
+                "no .layers with a rotary_emb",
+            ),
             (lambda: tiny.llava("flex_attention"), GAMMA, "attn_implementation must be one of"),
         ],
     )
