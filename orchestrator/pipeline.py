@@ -40,7 +40,7 @@ def build_steps(
         Step(
             name="convert",
             function="orchestrator.stages.convert:convert",
-            params={"mod": recipe.mod.model_dump(mode="json")},
+            params={"seed": recipe.seed, "mod": recipe.mod.model_dump(mode="json")},
             inputs={"model": "align"} | _layer_choice(recipe),
         ),
         *(

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from orchestrator.durable import StepContext
 from workloads.arank import read_profile, select_layers
 from workloads.mod import MoDConfig
@@ -25,6 +27,8 @@ def convert(context: StepContext) -> None:
     model, processor = open_model_folder(context.inputs["model"].path / "model")
     params: Mapping[str, Any] = context.params
     section = dict(params["mod"])
+    # Routers start from random weights: without a seed no two conversions were the same.
+    torch.manual_seed(params["seed"])
     if section.pop("method") == "gamma":
         config, selection = _by_arank(context.inputs["arank"].path, section)
     else:
