@@ -40,7 +40,9 @@ def test_lines_tell_once_per_interval_and_estimate_the_time_left() -> None:
 def test_lines_tell_a_failure_and_when_it_is_tried_again() -> None:
     said = io.StringIO()
     ProgressLines(Console(file=said, width=200)).step_failed("align", FAILURE, 2.0)
-    assert said.getvalue() == "align: failed (system): Lost: a worker is gone; trying again in 2 s\n"
+    assert (
+        said.getvalue() == "align: failed (system): Lost: a worker is gone; trying again in 2 s\n"
+    )
 
 
 def test_bars_show_every_step_with_what_became_of_it() -> None:
