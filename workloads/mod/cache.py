@@ -7,8 +7,6 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from workloads.errors import ConversionError
-
 _Change: TypeAlias = Callable[[Tensor], Tensor]
 
 
@@ -125,7 +123,7 @@ def install(cache: Cache, layers: Iterable[int]) -> None:
         layers: Indices of the converted decoder layers.
 
     Raises:
-        ConversionError: If a layer's cache is of another kind, or filled by a dense model.
+        ValueError: If a layer's cache is of another kind, or filled by a dense model.
     """
     layers = tuple(layers)
     while len(cache.layers) <= max(layers) and cache.layer_class_to_replicate is DynamicLayer:
@@ -135,13 +133,14 @@ def install(cache: Cache, layers: Iterable[int]) -> None:
         if isinstance(layer, MoDCacheLayer):
             continue
         if type(layer) is not DynamicLayer:
-            raise ConversionError(
-                f"past_key_values holds a {type(layer).__name__}, a Mixture-of-Depths layer "
-                "needs a DynamicCache",
-                index,
+            raise ValueError(
+                f"past_key_values holds a {type(layer).__name__} for layer {index}, which is a "
+                "Mixture-of-Depths layer and needs a DynamicCache"
             )
         if layer.is_initialized:
-            raise ConversionError("past_key_values was filled by a dense model", index)
+            raise ValueError(
+                f"past_key_values was filled by a dense model in layer {index}, start with none"
+            )
     for index, layer in kinds.items():
         if not isinstance(layer, MoDCacheLayer):
             cache.layers[index] = MoDCacheLayer()

@@ -55,8 +55,8 @@ class MoDDecoder(nn.Module):
             **kwargs: The dense decoder's keyword arguments.
 
         Raises:
-            ValueError: If ``token_kinds`` is missing or does not fit.
-            ConversionError: If the cache cannot hold what the layers compute.
+            ValueError: If ``token_kinds`` is missing or does not fit, or the cache cannot hold
+                what the layers compute.
         """
         call = by_name(self.dense_class.forward, args) | kwargs
         tokens = call.get("inputs_embeds")

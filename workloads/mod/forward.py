@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from workloads.errors import ConversionError
 from workloads.kinds import TokenKind
 from workloads.mod.config import MoDConfig
 from workloads.mod.decoder import DecoderState
@@ -46,7 +45,8 @@ class MoDModel(nn.Module):
             model's loss plus ``aux_weight`` times the sum of the layers' router losses.
 
         Raises:
-            ValueError: If ``token_kinds`` is neither given nor derivable, or does not fit.
+            ValueError: If ``token_kinds`` is neither given nor derivable, or does not fit; if the
+                router loss has no gradient, as under reentrant checkpointing.
         """
         call = by_name(self.dense_class.forward, args) | kwargs
         if token_kinds is None:
@@ -117,12 +117,12 @@ class MoDModel(nn.Module):
     ) -> Foreign:
         implementation = generation_config.cache_implementation
         if implementation not in _CACHES:
-            raise ConversionError(
+            raise ValueError(
                 f"cache_implementation={implementation!r} cannot hold what Mixture-of-Depths "
                 "layers store, leave it out"
             )
         if generation_config.prefill_chunk_size is not None:
-            raise ConversionError(
+            raise ValueError(
                 "prefill_chunk_size would choose tokens chunk by chunk and change the result, "
                 "leave it out"
             )
@@ -152,7 +152,7 @@ class MoDModel(nn.Module):
             return
         total = torch.stack([loss.to(outputs.loss.device) for loss in losses.values()]).sum()
         if torch.is_grad_enabled() and not total.requires_grad:
-            raise ConversionError(
+            raise ValueError(
                 "the router loss has no gradient: use gradient checkpointing with "
                 "use_reentrant=False, and do not freeze everything before the routers"
             )

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from tests.workloads.mod import tiny
-from workloads.errors import ConversionError
 from workloads.mod import MoDConfig, RoutingRecord, convert, nominal_skip
 
 GREEDY = {
@@ -144,5 +143,5 @@ def test_a_misspelt_argument_is_still_refused():
 )
 def test_what_cannot_be_done_right_is_refused_by_name(arguments, message):
     batch = tiny.batch([tiny.row(images=0)])
-    with pytest.raises(ConversionError, match=message):
+    with pytest.raises(ValueError, match=message):
         converted(GAMMA).generate(**batch, **GREEDY, **arguments)
