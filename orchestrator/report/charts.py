@@ -10,7 +10,10 @@ WIDE, HALF = 940.0, 440.0
 
 _HEIGHT = 260.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 16.0, 30.0, 36.0
-_SMOOTHING = 0.9
+_WINDOWS = 20
+"""A running mean goes over a twentieth of its line."""
+_FLAT = 0.6
+"""Bars whose lowest is above this share of the highest are drawn from a later start."""
 _MAX_POINTS = 400
 
 
@@ -49,10 +52,16 @@ class _Scale:
 
 
 def bar_chart(bars: Sequence[Bar], *, y_label: str, x_label: str) -> str:
-    """Draw bars from zero, with gridlines behind and values above."""
-    top = max((bar.value + (bar.error or 0.0) for bar in bars), default=1.0)
-    ticks = nice_ticks(0.0, top or 1.0)
-    y = _Scale(0.0, ticks[-1], _HEIGHT - _BOTTOM, _TOP)
+    """Draw bars with gridlines behind and values above.
+
+    The axis starts at zero unless the bars then looked all alike; it says so if it does not.
+    """
+    top = max((bar.value + (bar.error or 0.0) for bar in bars), default=0.0) or 1.0
+    low = min((bar.value - (bar.error or 0.0) for bar in bars), default=0.0)
+    ticks = nice_ticks(low - (top - low) / 2 if low > _FLAT * top else 0.0, top)
+    if ticks[0]:
+        y_label = f"{y_label} (axis starts at {ticks[0]:g})"
+    y = _Scale(ticks[0], ticks[-1], _HEIGHT - _BOTTOM, _TOP)
     slot = (WIDE - _LEFT - _RIGHT) / max(len(bars), 1)
     parts = [*_grid(ticks, y, WIDE), *_axis_names(x_label, y_label, WIDE)]
     for index, bar in enumerate(bars):
@@ -117,11 +126,13 @@ def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Exponential running mean of y, free of the pull towards its start."""
+    """Exponential running mean of y over a twentieth of the points, unbiased at the start."""
+    window = max(1, len(points) // _WINDOWS)
+    keep = 1 - 2 / (window + 1)
     mean, weight, result = 0.0, 0.0, []
     for x, y in points:
-        mean = _SMOOTHING * mean + (1 - _SMOOTHING) * y
-        weight = _SMOOTHING * weight + (1 - _SMOOTHING)
+        mean = keep * mean + (1 - keep) * y
+        weight = keep * weight + (1 - keep)
         result.append((x, mean / weight))
     return result
 
@@ -135,7 +146,7 @@ def losses(history: Mapping[str, object], key: str) -> list[tuple[float, float]]
 
 def _bar(bar: Bar, left: float, slot: float, y: _Scale, *, has_value: bool) -> str:
     width = min(slot * 0.62, 54.0)
-    x, middle, floor = left + (slot - width) / 2, left + slot / 2, y(0.0)
+    x, middle, floor = left + (slot - width) / 2, left + slot / 2, y.start
     head = y(bar.value + (bar.error or 0.0))
     parts = [
         f'<rect class="bar {bar.css}" x="{x:.1f}" y="{y(bar.value):.1f}" width="{width:.1f}" '

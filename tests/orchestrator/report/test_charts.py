@@ -28,8 +28,18 @@ def test_ticks_are_round_and_cover_the_values(low: float, high: float, ticks: li
     assert nice_ticks(low, high) == ticks
 
 
+def test_bars_that_are_nearly_alike_are_drawn_from_a_start_that_is_told() -> None:
+    assert "axis starts at 70" in bar_chart(bars([74.5, 71.9]), y_label="ARank", x_label="layer")
+    assert "axis starts" not in bar_chart(bars([74.5, 20.0]), y_label="ARank", x_label="layer")
+
+
+def test_a_short_line_is_not_smoothed() -> None:
+    assert smoothed([(1, 4.0), (2, 2.0)]) == [(1, 4.0), (2, 2.0)]
+
+
 def test_a_running_mean_starts_at_the_first_value_and_keeps_a_constant() -> None:
-    assert smoothed([(1, 4.0), (2, 4.0), (3, 4.0)]) == [(1, 4.0), (2, 4.0), (3, 4.0)]
+    points = [(float(step), 4.0) for step in range(100)]
+    assert [y for _, y in smoothed(points)] == pytest.approx([4.0] * 100)
 
 
 def test_points_without_the_metric_are_left_out() -> None:
