@@ -34,10 +34,13 @@ class StepResult:
         return {"seconds": float(seconds)} if isinstance(seconds, int | float) else {}
 
     def tags(self) -> dict[str, str]:
-        """Digests of the step, its result and its inputs, and when and where it was made."""
+        """Digests of the step, its result and its inputs; when, where and by which run it was made.
+
+        The run that made a reused result is not the one that shows it.
+        """
         key = self.manifest.key
         made = {
-            f"gammaray.{name}": value if isinstance(value, str) else json.dumps(value)
+            f"gammaray.made.{name}": value if isinstance(value, str) else json.dumps(value)
             for name, value in self.manifest.values.items()
         }
         inputs = {f"gammaray.input.{name}": digest for name, digest in key.inputs.items()}

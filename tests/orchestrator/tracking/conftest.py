@@ -47,7 +47,7 @@ class Committer:
             root=root,
             files=tuple(records),
             measurements=(),
-            values={"host": "somewhere", "seconds": 1.5},
+            values={"run_id": "another-run", "host": "somewhere", "seconds": 1.5},
         )
 
 

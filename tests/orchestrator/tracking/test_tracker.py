@@ -137,6 +137,20 @@ def test_a_step_whose_end_was_not_recorded_is_completed_when_it_is_reused(
     assert child.data.tags["gammaray.digest"] == manifest.digest
 
 
+def test_a_result_of_another_run_is_shown_once_in_this_one(
+    track: Track, uri: str, commit: Commit
+) -> None:
+    manifest = commit("align", {})
+    for _ in range(2):
+        tracker = track()
+        tracker.open()
+        tracker.step_reused("align", manifest)
+        tracker.close("FINISHED", timeout_s=300.0)
+    child = runs(uri)["align"]
+    assert child.data.tags["gammaray.run_id"] == "digits-1234"
+    assert child.data.tags["gammaray.made.run_id"] == "another-run"
+
+
 def test_a_run_with_nothing_to_do_does_not_open_mlflow(
     track: Track, uri: str, run: TrackedRun, commit: Commit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
