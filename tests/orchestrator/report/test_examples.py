@@ -1,13 +1,11 @@
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from transformers import PreTrainedModel, ProcessorMixin
 
 from orchestrator.report.examples import make_examples, pick
 from workloads.data import Sample, Turn
-from workloads.mod import MoDConfig, convert
-from workloads.models.architecture import Architecture, build_model
-from workloads.models.processor import build_processor, train_tokenizer
+from workloads.mod import mod_config
 
 
 def predictions(*tags: str, wrong: int | None = None) -> list[dict[str, object]]:
@@ -39,28 +37,11 @@ def test_fewer_predictions_than_wanted_are_all_shown(items: list[dict[str, objec
     assert len(pick(items, items, 6)) == len(items)
 
 
-def test_the_picture_is_what_the_model_saw_and_the_patches_are_those_it_skipped() -> None:
-    torch.manual_seed(0)
-    sizes = Architecture(
-        image_pixels=32,
-        patch_pixels=8,
-        vision_hidden=16,
-        vision_intermediate=16,
-        vision_layers=1,
-        vision_heads=2,
-        hidden=16,
-        intermediate=16,
-        layers=3,
-        heads=2,
-    )
-    processor = build_processor(
-        train_tokenizer(["which digit is there ? 3"], vocabulary_size=300),
-        image_pixels=32,
-        patch_pixels=8,
-    )
-    dense = build_model(sizes, processor)
-    config = MoDConfig.p_mod(num_layers=3, max_ratio=0.5, min_ratio=0.25)
-    model = convert(dense, config)
+def test_the_picture_is_what_the_model_saw_and_the_patches_are_those_it_skipped(
+    converted: tuple[PreTrainedModel, ProcessorMixin],
+) -> None:
+    model, processor = converted
+    layers = mod_config(model).layers
     pixels = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
     turns = (Turn("human", "<image>\nwhich digit is there ?"), Turn("gpt", "3"))
     sample = Sample(id="0", images=(Image.fromarray(pixels),), turns=turns, tags={})
@@ -70,7 +51,7 @@ def test_the_picture_is_what_the_model_saw_and_the_patches_are_those_it_skipped(
 
     assert example.question == "which digit is there ?"
     assert (example.rows, example.columns) == (4, 4)
-    assert [view.layer for view in example.layers] == [config.layers[0], config.layers[-1]]
+    assert [view.layer for view in example.layers] == [layers[0], layers[-1]]
     for view in example.layers:
         assert view.share == len(view.skipped) / 16
         assert all(0 <= patch < 16 for patch in view.skipped)
