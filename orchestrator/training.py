@@ -66,7 +66,7 @@ def run_training(context: StepContext, config: TrainingConfig) -> None:
     context.reporter.progress(0, config.steps, note=f"starting {workers} workers")
     job.send_inputs()
     with tempfile.TemporaryDirectory(prefix="ray-train-") as scratch, _own_interrupts():
-        trainer = DataParallelTrainer(
+        trainer = _Trainer(
             partial(_train_worker, job),
             scaling_config=ScalingConfig(
                 num_workers=workers, use_gpu=needs["GPU"] > 0, resources_per_worker=needs
@@ -100,6 +100,14 @@ def training_config(context: StepContext) -> TrainingConfig:
         return TrainingConfig.from_json(fields)
     except (TypeError, ValueError) as error:
         raise TrainingError(f"step {context.step}: {error}") from error
+
+
+class _Trainer(DataParallelTrainer):
+    """Ray Train's trainer without the process that would serve Ray Data, which is not used."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [each for each in callbacks if type(each).__name__ != "DatasetsCallback"]
 
 
 class _StopOnUserError(UserCallback):
