@@ -179,6 +179,17 @@ class Recipe(Section):
     workers: Workers = Workers()
     tracking: Tracking = Tracking()
 
+    @model_validator(mode="after")
+    def _shares_its_batches_equally(self) -> "Recipe":
+        workers = self.workers.training
+        for name, training in (("align", self.align), ("finetune", self.finetune)):
+            if training.global_batch % workers:
+                raise ValueError(
+                    f"{name}.global_batch {training.global_batch} cannot be shared equally by "
+                    f"workers.training {workers}"
+                )
+        return self
+
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same run: every value but the hardware and the addresses."""
         return self.model_dump(mode="json", by_alias=True, exclude=_NOT_IDENTITY)

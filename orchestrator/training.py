@@ -28,7 +28,6 @@ from orchestrator.checkpoints import CheckpointPlace
 from orchestrator.durable import StepContext
 from orchestrator.engines.exchange import Exchange
 from orchestrator.engines.job import TrainingJob
-from orchestrator.errors import PreflightError
 from workloads.errors import WorkloadError
 from workloads.training import TrainingConfig, TrainingError
 
@@ -53,14 +52,12 @@ def run_training(context: StepContext, config: TrainingConfig) -> None:
     ``max_failures``, how many lost workers are survived.
 
     Raises:
-        PreflightError: If the cluster does not have the CPUs or GPUs for the workers.
         TrainingError: If the batch cannot be shared by the workers, or training has to stop.
         WorkloadError: If the model or the data cannot be used.
         TrainingFailedError: If more workers were lost than ``max_failures``.
     """
     settings: Mapping[str, Any] = context.settings
     workers, needs = settings["workers"], _needs(settings)
-    _check_cluster(workers, needs)
     config.rows_of_a_rank(workers)
     job = _job(context, config, threads=max(1, int(needs["CPU"])))
     context.reporter.progress(0, config.steps, note=f"starting {workers} workers")
@@ -164,20 +161,6 @@ def _job(context: StepContext, config: TrainingConfig, *, threads: int) -> Train
 def _needs(settings: Mapping[str, Any]) -> dict[str, float]:
     needs = {"CPU": settings.get("cpus", 1), "GPU": settings.get("gpus", 0)}
     return {resource: float(amount) for resource, amount in needs.items()}
-
-
-def _check_cluster(workers: int, needs: Mapping[str, float]) -> None:
-    """Refuse at once what would wait for resources for ever."""
-    if workers < 1:
-        raise PreflightError(f"workers must be at least 1 for training, got {workers}")
-    has = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    for resource, each in needs.items():
-        wanted, there = workers * each, has.get(resource, 0)
-        if wanted > there:
-            raise PreflightError(
-                f"{workers} training workers with {each:g} {resource} each need {wanted:g}, and "
-                f"the cluster has {there:g}: lower the number of workers, or their share"
-            )
 
 
 @contextmanager

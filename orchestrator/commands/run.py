@@ -64,12 +64,17 @@ def _run(
 ) -> RunResult:
     address = args.address or args.environment.get("RAY_ADDRESS")
     uses_gpus = launch.recipe.workers.gpus > 0
+
+    def start_ray() -> None:
+        tracker.open()  # MLflow takes seconds to import, as Ray takes to start
+        connect(address, uses_gpus=uses_gpus)
+
     with ProgressBars(console) if console.is_terminal else ProgressLines(console) as progress:
         return Runner(
             launch.run_id,
             needed_for(launch.steps, args.to) if args.to else launch.steps,
             launch.store,
-            start_executor=on_ray(lambda: connect(address, uses_gpus=uses_gpus)),
+            start_executor=on_ray(start_ray),
             observer=Observers(progress, tracker),
             recipe=launch.recipe.identity(),
             redo=args.redo,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import tempfile
 from datetime import timedelta
 from pathlib import Path
@@ -19,8 +20,8 @@ from transformers.utils import logging as transformers_logging
 from orchestrator.engines.deepspeed import DeepSpeedEngine
 from orchestrator.engines.job import TrainingJob
 from workloads.data import Encoder, TrainingBatches, open_shard
-from workloads.mod import calibrate_threshold, is_converted, mod_config, save_pretrained
-from workloads.model_folder import open_model_folder
+from workloads.mod import calibrate_threshold, is_converted, mod_config
+from workloads.model_folder import open_model_folder, save_model_folder
 from workloads.training import (
     Ranks,
     TrainingConfig,
@@ -54,6 +55,9 @@ def train_worker(job: TrainingJob) -> dict[str, Any]:
 
 def _prepare_process(threads: int) -> None:
     torch.set_num_threads(threads)
+    # DeepSpeed looks for ninja on the path; it is installed beside the interpreter.
+    beside = str(Path(sys.executable).parent)
+    os.environ["PATH"] = os.pathsep.join([beside, os.environ.get("PATH", os.defpath)])
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -129,12 +133,7 @@ def _write_result(
     if is_converted(model) and mod_config(model).inference == "threshold":
         threshold = calibrate_threshold(model, _calibration_batches(job, processor))
         job.reporter.message(f"inference threshold calibrated to {threshold:.4f}")
-    folder = output / "model"
-    if is_converted(model):
-        save_pretrained(model, folder, processor)
-    else:
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
+    save_model_folder(model, processor, output / "model")
     history = {"points": list(result.history), "frozen_digest": digest}
     (output / "history.json").write_text(json.dumps(history, indent=1))
 

@@ -15,7 +15,6 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from orchestrator.durable import StepContext
-from orchestrator.errors import PreflightError
 from workloads.arank import (
     ARankError,
     ARankProfile,
@@ -40,13 +39,11 @@ def arank(context: StepContext) -> None:
 
     Raises:
         ARankError: If more samples are asked for than there are, or one cannot be measured.
-        PreflightError: If the cluster does not have the CPUs or GPUs for the workers.
     """
     params: Mapping[str, Any] = context.params
     options = RankOptions.from_json(params.get("options", {}))
     order = _draw(context)
     crew = _Crew(context, options)
-    crew.check_cluster()
     measured = dict(crew.measure(order))
     samples = [measured[index] for index in order]
     profile = ARankProfile.from_ranks(
@@ -103,19 +100,6 @@ class _Crew:
             options,
             self._needs,
         )
-
-    def check_cluster(self) -> None:
-        """Refuse at once what would wait for resources for ever."""
-        if self._workers < 1:
-            raise PreflightError(f"workers must be at least 1 for ARank, got {self._workers}")
-        has = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        for resource, each in self._needs.items():
-            wanted, there = self._workers * each, has.get(resource, 0)
-            if wanted > there:
-                raise PreflightError(
-                    f"{self._workers} ARank workers with {each:g} {resource} each need {wanted:g}, "
-                    f"and the cluster has {there:g}: lower the number of workers, or their share"
-                )
 
     def measure(self, order: Sequence[int]) -> Iterator[tuple[int, _Measured]]:
         """Yield every sample's index and ranks, in whatever order they are finished."""

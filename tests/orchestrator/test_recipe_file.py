@@ -39,6 +39,7 @@ def test_hardware_and_addresses_are_no_part_of_the_identity() -> None:
         ("align.steps=1.5", r"align\.steps: .*valid integer, got 1\.5"),
         ("mod.layers.policy=lowest", r"mod\.layers: .*needs the key 'count'"),
         ("data.source=llav", r"data: 'source' must be one of .*'llava', got 'llav'"),
+        ("workers.training=3", r"align\.global_batch 32 cannot be shared.*workers\.training 3"),
         ("seed", r"expected key=value"),
         ("seed.deep=1", r"'seed' is a value, not a section"),
     ],

@@ -9,7 +9,6 @@ import torch
 from ray.exceptions import RayActorError
 
 from orchestrator.durable import Artifact, StepContext, open_store
-from orchestrator.errors import PreflightError
 from orchestrator.stages.arank import arank
 from workloads.arank import ARankError, read_profile
 from workloads.data import build_digits_vqa, read_llava, write_shard
@@ -167,18 +166,3 @@ def test_what_a_worker_raises_arrives_as_it_was_raised(step: Step, tmp_path: Pat
 def test_rejects_sample_counts_that_do_not_exist(step: Step, samples: int) -> None:
     with pytest.raises(ARankError, match=rf"\[1, 40\].*got {samples}"):
         arank(step(samples=samples))
-
-
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"workers": 3, "cpus": 1}, "3 ARank workers with 1 CPU each need 3.*has 2"),
-        ({"gpus": 1}, "1 ARank workers with 1 GPU each need 1.*has 0"),
-        ({"workers": 0}, "at least 1.*got 0"),
-    ],
-)
-def test_rejects_workers_that_the_cluster_cannot_hold(
-    step: Step, settings: dict[str, int], reason: str
-) -> None:
-    with pytest.raises(PreflightError, match=reason):
-        arank(step(**settings))
