@@ -25,6 +25,7 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "γ-MoD 34 %, layers by ARank": (),
     "γ-MoD 51 %, layers by ARank": ("mod.capacity_ratio=0.4",),
     "p-MoD, layers by ratio decay": ("mod={method: p_mod}",),
+    "γ-MoD 34 %, router from random weights": ("mod.warm_start=0",),
     "γ-MoD 34 %, as many layers at random": ("mod.layers.policy=random",),
     "γ-MoD 34 %, all layers": ("mod.layers.policy=all", "mod.layers.always_dense=[]"),
 }
@@ -40,8 +41,8 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
     "measured": ("skip_routable_measured", "mod"),
     "skip of all, nominal": ("skip_all_nominal", "mod"),
     "measured ": ("skip_all_measured", "mod"),
-    "FLOPs, closed form": ("flops_closed", "change"),
-    "FLOPs, counted": ("flops_counted", "change"),
+    "FLOPs, closed form": ("tflops_closed", "change"),
+    "FLOPs, counted": ("tflops_counted", "change"),
     "KV bytes, closed form": ("kv_bytes_closed", "change"),
     "prefill time": ("prefill_s", "change"),
     "training step time": ("training_step_s", "change"),

@@ -41,7 +41,8 @@ def build_steps(
             name="convert",
             function="orchestrator.stages.convert:convert",
             params={"seed": recipe.seed, "mod": recipe.mod.model_dump(mode="json")},
-            inputs={"model": "align"} | _layer_choice(recipe),
+            inputs={"model": "align"} | _shown_to_conversion(recipe),
+            resources=_one_worker(recipe),
         ),
         *(
             _training(name, "orchestrator.stages.finetune:finetune", recipe, recipe.finetune, model)
@@ -145,9 +146,11 @@ def _training(
     )
 
 
-def _layer_choice(recipe: Recipe) -> dict[str, str]:
+def _shown_to_conversion(recipe: Recipe) -> dict[str, str]:
     """γ-MoD converts what ARank shows redundant; p-MoD's schedule needs no measurement."""
-    return {"arank": "arank"} if isinstance(recipe.mod, GammaMoD) else {}
+    if not isinstance(recipe.mod, GammaMoD):
+        return {}
+    return {"arank": "arank"} | ({"data": "data"} if recipe.mod.warm_start else {})
 
 
 def _one_worker(recipe: Recipe) -> Resources:

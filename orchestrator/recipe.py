@@ -100,6 +100,9 @@ class GammaMoD(Section):
     """Which tokens are protected."""
     shared_router: bool = True
     aux_weight: Annotated[float, Field(ge=0.0)] = 0.01
+    warm_start: Annotated[int, Field(ge=0)] = 0
+    """Training samples that show the router which tokens matter, before it is fine-tuned; 0 starts
+    it at random weights, as the paper does."""
     layers: LayerChoice = LayerChoice()
 
 

@@ -44,6 +44,11 @@ def test_only_a_method_that_measures_layers_waits_for_arank(model: Path) -> None
     assert "arank" not in steps_of(model, "mod={method: p_mod}")["convert"].inputs
 
 
+def test_conversion_sees_samples_only_where_they_start_the_routers(model: Path) -> None:
+    assert steps_of(model)["convert"].inputs["data"] == "data"
+    assert "data" not in steps_of(model, "mod.warm_start=0")["convert"].inputs
+
+
 def test_hardware_and_addresses_are_settings_and_never_parameters(model: Path) -> None:
     changed = steps_of(
         model, "workers.training=7", "finetune.checkpoint_every=3", "tracking.experiment=other"

@@ -4,6 +4,7 @@ from workloads.mod.config import MoDConfig
 from workloads.mod.convert import convert, is_converted, mod_config, revert
 from workloads.mod.record import RoutingRecord
 from workloads.mod.state import load_pretrained, save_pretrained
+from workloads.mod.warm_start import warm_start_routers
 
 __all__ = [
     "MoDConfig",
@@ -16,4 +17,5 @@ __all__ = [
     "nominal_skip",
     "revert",
     "save_pretrained",
+    "warm_start_routers",
 ]

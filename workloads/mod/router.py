@@ -35,6 +35,18 @@ class TokenRouter(nn.Module):
         else:
             nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 
+    def start_from(self, direction: Tensor, bias: Tensor | None) -> None:
+        """Set the weights so that the logits are ``features @ direction + bias``.
+
+        Args:
+            direction: ``(hidden,)``.
+            bias: ``(1,)``, or None for a router without one.
+        """
+        for parameter, value in ((self.weight, direction.unsqueeze(0)), (self.bias, bias)):
+            if parameter is not None and value is not None:
+                halves = torch.cat([-value / 2, value / 2])
+                parameter.copy_(halves if parameter.shape[0] == 2 else value)
+
     def forward(self, features: Tensor) -> Tensor:
         """Router logits in float32, ``(batch, seq)``.
 

@@ -9,6 +9,7 @@ import pytest
 from orchestrator.durable import Artifact, StepContext, open_store
 from orchestrator.stages.convert import convert
 from workloads.arank import ARankProfile, write_profile
+from workloads.data import build_digits_vqa, read_llava, write_shard
 from workloads.mod import mod_config
 from workloads.model_folder import open_model_folder, save_model_folder
 from workloads.models import load_model
@@ -30,8 +31,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     save_model_folder(*load_model("digits"), root / "model")
     ranks = np.array([[[9]], [[5]], [[8]], [[4]], [[7]], [[7]], [[7]], [[7]]]).reshape(1, 8, 1)
     write_profile(ARankProfile.from_ranks(ranks, ["place"]), ["a sample"], root)
+    build_digits_vqa(root / "raw", seed=0, train_scenes=8, eval_scenes=1, questions_per_scene=2)
+    raw = root / "raw"
+    write_shard(read_llava(raw / "train.json", raw), raw, root / "train.arrow")
     artifact = Artifact(path=root, measurement=root, digest="0" * 64, key="")
-    return {"model": artifact, "arank": artifact}
+    return {"model": artifact, "arank": artifact, "data": artifact}
 
 
 @pytest.fixture
@@ -71,6 +75,13 @@ def test_gamma_converts_the_layers_that_arank_shows_redundant(converted: Convert
     assert written["selection"]["layers"] == [1, 3] == list(mod_config(model).layers)
     assert len(written["selection"]["reasons"]) == 8
     assert mod_config(model).arank_digest
+
+
+def test_routers_can_start_from_what_training_samples_show(converted: Convert) -> None:
+    shown, again, random = (converted(GAMMA | {"warm_start": n}) for n in (16, 16, 0))
+    written = json.loads((shown.output / "conversion.json").read_text())
+    assert 0.5 < written["warm_start_agreement"] <= 1.0
+    assert weights(shown) == weights(again) != weights(random)
 
 
 def test_p_mod_converts_the_layers_of_its_schedule_and_says_why(converted: Convert) -> None:
