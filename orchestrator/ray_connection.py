@@ -3,6 +3,9 @@
 import logging
 import os
 import warnings
+from typing import Any
+
+from orchestrator.errors import PreflightError
 
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -20,28 +23,27 @@ def connect(address: str | None, *, uses_gpus: bool) -> None:
         address: Of a running cluster, such as ``auto`` or ``ray://head:10001``; None starts
             Ray on this machine, for this process only.
         uses_gpus: Whether workers take GPUs; on a machine without, DeepSpeed is told to use CPUs.
+
+    Raises:
+        PreflightError: If Ray does not start, or does not answer.
     """
     import ray
 
     if ray.is_initialized():
         return
     environment = WORKER_ENVIRONMENT | ({} if uses_gpus else {"DS_ACCELERATOR": "cpu"})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        if address is None:
-            # Workers inherit the environment, which starts faster than a runtime environment.
-            os.environ.update({"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", **environment})
-            ray.init(
-                address="local",
-                num_cpus=os.cpu_count(),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        else:
-            ray.init(
-                address=address,
-                runtime_env={"env_vars": environment},
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        # Workers inherit the environment, which starts faster than a runtime environment.
+        os.environ.update({"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", **environment})
+        options |= {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False}
+    else:
+        options |= {"address": address, "runtime_env": {"env_vars": environment}}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            ray.init(**options)
+    except Exception as error:  # Ray raises bare ones
+        where = "on this machine does not start" if address is None else f"at {address} is no use"
+        advice = "give the same command again, or see `gammaray doctor`"
+        raise PreflightError(f"Ray {where} ({error}): {advice}") from error

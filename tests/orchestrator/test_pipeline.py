@@ -51,11 +51,11 @@ def test_conversion_sees_samples_only_where_they_start_the_routers(model: Path) 
 
 def test_hardware_and_addresses_are_settings_and_never_parameters(model: Path) -> None:
     changed = steps_of(
-        model, "workers.training=7", "finetune.checkpoint_every=3", "tracking.experiment=other"
+        model, "workers.training=8", "finetune.checkpoint_every=3", "tracking.experiment=other"
     )
     for name, step in steps_of(model).items():
         assert changed[name].params == step.params, name
-    assert changed["finetune-mod"].settings["workers"] == 7
+    assert changed["finetune-mod"].settings["workers"] == 8
 
 
 def test_a_changed_model_file_changes_the_digest_and_a_touched_one_does_not(model: Path) -> None:

@@ -1,0 +1,25 @@
+import os
+from typing import NoReturn
+
+import pytest
+import ray
+
+from orchestrator.errors import PreflightError
+from orchestrator.ray_connection import connect
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [(None, "Ray on this machine does not start .no time.*again"), ("h:1", "Ray at h:1 is no use")],
+)
+def test_a_ray_that_cannot_be_used_is_named_with_what_to_do(
+    address: str | None, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**_: object) -> NoReturn:
+        raise Exception("no time")  # noqa: TRY002 - what Ray raises
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with pytest.raises(PreflightError, match=message):
+        connect(address, uses_gpus=False)
