@@ -178,34 +178,33 @@ class _Means:
     """Losses weighted by their share of the global batch's tokens; skips by micro-batches."""
 
     def __init__(self) -> None:
-        self._losses: list[Tensor] = []
+        self._losses: list[dict[str, Tensor]] = []
         self._records: list[RoutingRecord] = []
 
     def add(self, loss: Tensor, share: float, record: RoutingRecord | None) -> None:
-        losses: list[Tensor | None] = [loss]
+        language, router = loss, None
         if record is not None:
             self._records.append(record)
-            losses += [record.lm_loss, record.router_loss]
-        known = [value.detach().double() for value in losses if value is not None]
-        self._losses.append(torch.stack(known) * share)
+            language = loss if record.lm_loss is None else record.lm_loss
+            router = record.router_loss  # None where routers learn from the language model alone
+        named = {"loss": loss, "lm_loss": language, "router_loss": router}
+        self._losses.append(
+            {n: value.detach().double() * share for n, value in named.items() if value is not None}
+        )
 
     def over(self, ranks: Ranks) -> Point:
         """Combine over ranks; waits for the device here and not before."""
-        losses = torch.stack(self._losses).sum(0).tolist()
-        if not self._records:
-            (loss,) = ranks.sum(losses)
-            return {"loss": loss, "lm_loss": loss}
+        names = list(self._losses[0])
+        losses = torch.stack([torch.stack(list(each.values())) for each in self._losses])
         skip_all = sum(record.skip_all() for record in self._records)
         skip_routable = sum(record.skip_routable() for record in self._records)
-        sums = ranks.sum([*losses, skip_all, skip_routable, len(self._records)])
-        loss, language, router, skip_all, skip_routable, count = sums
-        return {
-            "loss": loss,
-            "lm_loss": language,
-            "router_loss": router,
-            "skip_all": skip_all / count,
-            "skip_routable": skip_routable / count,
-        }
+        *sums, skip_all, skip_routable, count = ranks.sum(
+            [*losses.sum(0).tolist(), skip_all, skip_routable, len(self._records)]
+        )
+        point = dict(zip(names, sums, strict=True))
+        if self._records:
+            point |= {"skip_all": skip_all / count, "skip_routable": skip_routable / count}
+        return point
 
 
 def count_targets(batch: Mapping[str, Tensor]) -> int:

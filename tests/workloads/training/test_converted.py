@@ -51,3 +51,23 @@ def test_routers_learn_and_skips_are_in_the_history(only_text_on: int | None) ->
     assert last["loss"] > last["lm_loss"] > 0
     assert last["router_loss"] > 0
     assert 0 < last["skip_all"] < last["skip_routable"] <= 0.5
+
+
+def test_routers_without_a_loss_of_their_own_learn_from_the_language_model() -> None:
+    torch.manual_seed(0)
+    model = convert(tiny_llava(), MoDConfig.p_mod(num_layers=2, max_ratio=1.0, min_ratio=0.5))
+    config = TrainingConfig(steps=3, learning_rate=1e-2, trainable=("router",), global_batch=4)
+    choose_parts(model, config.trainable)
+    result = train(
+        TorchEngine(model, config),
+        KindBatches(),
+        config,
+        reporter=Listener(),
+        checkpoints=NoCheckpoints(),
+    )
+    last = result.history[-1]
+    assert last["loss"] == last["lm_loss"] > 0
+    assert "router_loss" not in last
+    assert 0 < last["skip_all"] < last["skip_routable"] <= 0.5
+    routers = [p for name, p in model.named_parameters() if "mod_router" in name]
+    assert any(weight.abs().sum() > 0 for weight in routers)
