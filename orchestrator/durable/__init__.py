@@ -10,7 +10,7 @@ from orchestrator.durable.planning import PlannedStep, plan
 from orchestrator.durable.record import list_runs, read_spec, read_status, run_identity
 from orchestrator.durable.runner import Runner, RunResult
 from orchestrator.durable.step import External, Resources, Retry, Step
-from orchestrator.durable.store import FileRecord, Store, open_store
+from orchestrator.store import FileRecord, Store, open_store
 
 __all__ = [
     "JSON",

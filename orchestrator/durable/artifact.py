@@ -1,13 +1,14 @@
 """Committed results as a step or a reader finds them: directories of files."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.durable.errors import ArtifactChangedError
-from orchestrator.durable.local import file_record, make_directory
 from orchestrator.durable.manifest import Manifest
-from orchestrator.durable.store import FileRecord, Store
+from orchestrator.store import FileRecord, Store
+from orchestrator.store.local import file_record, make_directory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,8 +43,9 @@ def open_artifact(store: Store, manifest: Manifest, scratch: Path) -> Artifact:
     for part, record in files:
         file = folder / part / record.path
         if local is None:
-            _fetch(store, f"{manifest.root}/{part}/{record.path}", file)
-        _check(manifest, file, record)
+            _fetch(store, manifest, f"{manifest.root}/{part}/{record.path}", file, record)
+        else:
+            _check(manifest, file, record)
     return Artifact(
         path=folder / "result",
         measurement=folder / "measurement",
@@ -84,12 +86,19 @@ def _files(folder: Path) -> Iterable[Path]:
             yield path
 
 
-def _fetch(store: Store, path: str, local: Path) -> None:
-    make_directory(local.parent)
-    try:
-        store.download(path, local)
-    except FileNotFoundError:
-        local.unlink(missing_ok=True)
+def _fetch(store: Store, manifest: Manifest, path: str, file: Path, record: FileRecord) -> None:
+    """Download and check; once more if it did not arrive whole: parts have no checksum."""
+    make_directory(file.parent)
+    for is_last in (False, True):
+        file.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            store.download(path, file)
+        try:
+            _check(manifest, file, record)
+            break
+        except ArtifactChangedError:
+            if is_last:
+                raise
 
 
 def _check(manifest: Manifest, file: Path, record: FileRecord) -> None:

@@ -16,10 +16,10 @@ from orchestrator.durable.context import StepContext
 from orchestrator.durable.errors import StepError, StoreError
 from orchestrator.durable.events import Reporter
 from orchestrator.durable.key import StepKey
-from orchestrator.durable.local import sync
 from orchestrator.durable.manifest import Manifest, commit, generations
 from orchestrator.durable.step import External, Step
-from orchestrator.durable.store import Store
+from orchestrator.store import Store
+from orchestrator.store.local import sync
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

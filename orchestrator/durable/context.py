@@ -7,7 +7,7 @@ from pathlib import Path
 from orchestrator.durable.artifact import Artifact
 from orchestrator.durable.events import Reporter
 from orchestrator.durable.key import JSON
-from orchestrator.durable.store import Store
+from orchestrator.store import Store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,26 +1,19 @@
-"""The errors of the durable run; each knows the exit code of a command that ends with it.
+"""The errors of the durable run; each knows the exit code of a command that ends with it."""
 
-Exit codes: 1 failed, 2 wrong usage or configuration, 3 stopped but resumable.
-"""
+from dataclasses import dataclass
 
-import errno
-from dataclasses import dataclass, fields
+from orchestrator.store.errors import DurableError, StoreError
 
-_PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT})
-
-
-@dataclass(eq=False)
-class DurableError(Exception):
-    """A durable run cannot go on; the message says why and what to do."""
-
-    @property
-    def exit_code(self) -> int:
-        """What a command returns that ends with this error."""
-        return 2
-
-    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
-        """Rebuild from the fields, so that it survives pickling on its way through Ray."""
-        return type(self), tuple(getattr(self, field.name) for field in fields(self))
+__all__ = [
+    "ArtifactChangedError",
+    "ClusterError",
+    "DurableError",
+    "OwnershipLostError",
+    "RunOwnedError",
+    "StepError",
+    "StepFailedError",
+    "StoreError",
+]
 
 
 @dataclass(eq=False)
@@ -32,27 +25,6 @@ class StepError(DurableError):
 
     def __str__(self) -> str:
         return f"step {self.step!r}: {self.reason}"
-
-
-@dataclass(eq=False)
-class StoreError(DurableError):
-    """A store cannot be read or written."""
-
-    url: str
-    path: str
-    """Object within the store, or "" for the store as a whole."""
-
-    reason: str
-    error_number: int | None = None
-    """``errno`` of the cause: after a full disk the run goes on, a forbidden one is wrong."""
-
-    @property
-    def exit_code(self) -> int:
-        """3 for what passes, 2 otherwise."""
-        return 3 if self.error_number in _PASSING else 2
-
-    def __str__(self) -> str:
-        return f"store {self.url}: {self.path + ': ' if self.path else ''}{self.reason}"
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ from orchestrator.durable.errors import ClusterError
 from orchestrator.durable.events import Event, EventReporter
 from orchestrator.durable.failures import Failure
 from orchestrator.durable.manifest import Manifest
-from orchestrator.durable.store import Store
+from orchestrator.store import Store
 
 Send: TypeAlias = Callable[[Event], None]
 """Takes the events of running steps, in the driver."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.durable.errors import StoreError
 from orchestrator.durable.key import JSON, StepKey, digest
-from orchestrator.durable.store import FileRecord, Store
+from orchestrator.store import FileRecord, Store
 
 SCHEMA = 1
 

@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import threading
+import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.durable.errors import OwnershipLostError, RunOwnedError, StoreError
-from orchestrator.durable.store import Store
+from orchestrator.store import Store
 
 
 class Clock(Protocol):
@@ -100,13 +101,15 @@ def claim(
 
     Raises:
         RunOwnedError: If another driver lives, or was faster.
+        StoreError: If the store could not tell two drivers apart.
     """
+    store.check_create_only()
     last = last_epoch(store, run_id)
     if last and not is_abandoned(store, run_id, last):
         owner = describe_owner(store, run_id, last)
         tell(f"run {run_id} was left by {owner}; waiting up to {lease.ttl_s:g} s for a sign of it")
         _watch(store, run_id, last, lease, clock)
-    record = json.dumps(process_identity()).encode()
+    record = json.dumps(process_identity() | {"nonce": uuid.uuid4().hex}).encode()
     if not store.create(_owner_path(run_id, last + 1), record):
         raise RunOwnedError(run_id, describe_owner(store, run_id, last + 1))
     return Ownership(store, run_id, last + 1, lease, clock)

@@ -12,7 +12,7 @@ from orchestrator.durable.errors import StepError
 from orchestrator.durable.key import StepKey, explain, source_digest
 from orchestrator.durable.manifest import Manifest, committed, committed_for
 from orchestrator.durable.step import External, Step
-from orchestrator.durable.store import Store
+from orchestrator.store import Store
 
 
 @dataclass(frozen=True, slots=True)

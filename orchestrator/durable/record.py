@@ -9,7 +9,7 @@ from orchestrator.durable.key import JSON, digest
 from orchestrator.durable.ownership import epoch_path, is_abandoned, last_epoch
 from orchestrator.durable.states import RunState, StepState
 from orchestrator.durable.step import Step
-from orchestrator.durable.store import Store
+from orchestrator.store import Store
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ from orchestrator.durable.planning import PlannedStep, order_steps, plan_step, p
 from orchestrator.durable.record import RunStatus, StepStatus, now, write_spec, write_status
 from orchestrator.durable.states import DONE, RUN_MOVES, STEP_MOVES, RunState, StepState, move
 from orchestrator.durable.step import Step
-from orchestrator.durable.store import Store
+from orchestrator.store import Store
 
 _POLL_S = 0.5
 _STATUS_S = 0.5

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from orchestrator.durable.manifest import Manifest
-from orchestrator.durable.store import Store
+from orchestrator.store import Store
 from orchestrator.tracking.figures import READ
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 from orchestrator.durable.events import Observer
 from orchestrator.durable.failures import Failure
 from orchestrator.durable.manifest import Manifest
-from orchestrator.durable.store import Store
+from orchestrator.store import Store
 from orchestrator.tracking.errors import TrackingError
 from orchestrator.tracking.location import check_reachable, public
 from orchestrator.tracking.point import Point

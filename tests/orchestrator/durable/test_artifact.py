@@ -80,7 +80,7 @@ def test_a_full_disk_at_the_commit_leaves_nothing_committed(
 
     task = task_of(store, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("orchestrator.durable.local.os.link", full)
+        patch.setattr("orchestrator.store.local.os.link", full)
         with pytest.raises(StoreError, match="No space left") as caught:
             run(task)
     assert caught.value.exit_code == 3

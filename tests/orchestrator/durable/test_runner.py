@@ -216,7 +216,7 @@ def test_a_full_disk_leaves_the_run_resumable(
         link(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr("orchestrator.durable.local.os.link", full)
+        patch.setattr("orchestrator.store.local.os.link", full)
         with pytest.raises(StepFailedError, match="No space left") as caught:
             steps.run([steps.step("a", retry=Retry(system=1))])
     assert caught.value.exit_code == 3

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.durable.errors import StoreError
-from orchestrator.durable.store import FileRecord, check_path
+from orchestrator.store.errors import StoreError
+from orchestrator.store.store import FileRecord, check_path
 
 _ASIDE = ".aside"
 """Folder of half-written objects: on the same file system, never listed."""
@@ -103,6 +103,9 @@ class LocalStore:
     def local_path(self, path: str) -> Path:
         """Where it lies."""
         return self.root / check_path(self.url, path)
+
+    def check_create_only(self) -> None:
+        """Linking to an existing name fails on every POSIX system; without links nothing works."""
 
     @contextmanager
     def _aside(self, path: str) -> Iterator[Path]:

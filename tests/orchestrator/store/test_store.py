@@ -10,7 +10,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from orchestrator.durable import Store, open_store
 from orchestrator.durable.errors import StoreError
-from orchestrator.durable.store import FORMAT
+from orchestrator.store.store import FORMAT
 
 
 def test_what_is_created_can_be_read_and_not_created_again(any_store: Store) -> None:
@@ -102,7 +102,7 @@ def test_nothing_half_written_is_left(store: Store, monkeypatch: pytest.MonkeyPa
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("orchestrator.durable.local.os.fsync", full)
+    monkeypatch.setattr("orchestrator.store.local.os.fsync", full)
     for write in (store.create, store.overwrite):
         with pytest.raises(StoreError, match=r"No space left.*free some space") as caught:
             write("object", b"data")
@@ -124,7 +124,7 @@ def test_a_read_only_place_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr("orchestrator.durable.local.Path.mkdir", refuse)
+    monkeypatch.setattr("orchestrator.store.local.Path.mkdir", refuse)
     with pytest.raises(StoreError, match="Permission denied: make it usable"):
         open_store(str(tmp_path / "store"))
 

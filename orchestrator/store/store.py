@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from orchestrator.durable.errors import StoreError
+from orchestrator.store.errors import StoreError
 
 FORMAT = 1
 """Version of the layout of a store; a store of a newer one is refused."""
@@ -38,7 +38,10 @@ class Store(Protocol):
         """Whether every machine of a cluster sees the same objects."""
 
     def create(self, path: str, data: bytes) -> bool:
-        """Write a new object durably, whole or not at all; False if there is one already."""
+        """Write a new object durably, whole or not at all; False if there is one already.
+
+        A remote store may also answer True when the one that is there holds the very same bytes.
+        """
 
     def read(self, path: str) -> bytes:
         """Return an object's bytes; raises FileNotFoundError."""
@@ -63,6 +66,9 @@ class Store(Protocol):
 
     def local_path(self, path: str) -> Path | None:
         """Where an object or folder lies on this machine, or None when the store is remote."""
+
+    def check_create_only(self) -> None:
+        """Raise StoreError if a second ``create`` could overwrite the first: see two writers."""
 
 
 def check_path(url: str, path: str) -> str:
@@ -95,14 +101,18 @@ def open_store(url: str) -> Store:
     parts = urlsplit(url)
     store: Store
     if parts.scheme in ("", "file"):
-        from orchestrator.durable.local import LocalStore
+        from orchestrator.store.local import LocalStore
 
         place = unquote(parts.path) if parts.scheme else url
         is_shared = parse_qs(parts.query).get("shared", ["false"]) == ["true"]
         store = LocalStore(Path(place).expanduser().resolve(), is_shared)
     else:
-        from orchestrator.durable.remote import FsspecStore
+        from orchestrator.store.remote import FsspecStore
 
+        if parts.username or parts.password or parts.query:
+            place = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+            reason = "holds credentials or options: give them by the environment, such as AWS_*"
+            raise StoreError(place, "", f"the address {reason}")
         store = FsspecStore(url)
     _check_format(store)
     return store
