@@ -1,7 +1,8 @@
 """Anatomy of a dense decoder layer, found by running it: nothing is read off a family's name."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,8 @@ from workloads.errors import ConversionError
 from workloads.mod.foreign import Foreign
 from workloads.mod.modes import evaluating
 
-_PROBE_TOKENS = 4
+_PROBE_TOKENS = 7  # like no width or number of heads
+_HANDLED = ("attention_mask", "position_ids", "position_embeddings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,98 +22,163 @@ class Anatomy:
     """What conversion must know of a decoder layer.
 
     Args:
-        norm: Child that normalises the layer's input.
+        norm: Child that normalises the layer's input; None where nothing does (post-norm layers).
         branch: Child whose output is the last tensor before the last residual addition.
         arguments: Names of the positional parameters of ``forward`` after ``hidden_states``.
+        per_token: Arguments beside masks and positions that hold something for each token,
+            ``(batch, seq, ...)``.
     """
 
-    norm: str
+    norm: str | None
     branch: str
     arguments: tuple[str, ...]
+    per_token: tuple[str, ...] = ()
 
 
-def find_anatomy(layer: nn.Module, rotary: Callable[..., Any], hidden_size: int) -> Anatomy:
+@dataclass(frozen=True, slots=True)
+class LayerCall:
+    """How a decoder calls one of its layers.
+
+    Args:
+        hidden: ``(1, tokens, hidden)``, random.
+        arguments: All other arguments by name.
+    """
+
+    hidden: Tensor
+    arguments: Mapping[str, Any]
+
+
+def layer_calls(decoder: nn.Module, indices: Iterable[int]) -> dict[int, LayerCall]:
+    """Run a dense decoder on a few random tokens and note how it calls its layers.
+
+    Args:
+        decoder: The decoder, with its weights in memory.
+        indices: Layers to watch.
+
+    Raises:
+        ConversionError: If it cannot run, or does not pass keyword arguments on to a layer.
+    """
+    name = type(decoder).__name__
+    weight = next(decoder.parameters())
+    if weight.is_meta:
+        raise ConversionError(f"{name} holds no weights (meta device): load the model first")
+    width: int = decoder.config.hidden_size  # type: ignore[assignment,union-attr]
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1, _PROBE_TOKENS, width, generator=generator)
+    hidden = hidden.to(weight.device, weight.dtype)
+    calls: dict[int, LayerCall] = {}
+    layers: Foreign = decoder.layers
+    with _noting({index: layers[index] for index in indices}, hidden, calls):
+        try:
+            with evaluating(decoder), torch.no_grad():
+                decoder(inputs_embeds=hidden, use_cache=False, routing_pass=None)
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise ConversionError(f"{name} cannot run: {error}") from error
+    for index in indices:
+        if index not in calls or "routing_pass" not in calls[index].arguments:
+            raise ConversionError(f"{name} does not hand keyword arguments on to it", index)
+    return calls
+
+
+def find_anatomy(layer: nn.Module, call: LayerCall) -> Anatomy:
     """Probe one dense decoder layer.
 
-    The branch is the child whose output, scaled by 0, leaves exactly the attention residual
-    and, scaled by 0.5, half of what was added to it: the MLP in Llama, the norm behind the MLP
-    in sandwich-norm families.
+    The branch is the child whose output, scaled by 0, leaves the residual stream with nothing but
+    attention added to it and, scaled by 0.5, half of what it adds: the MLP in Llama, the norm
+    behind the MLP in sandwich-norm families. Where a family scales its branches (Granite), the
+    router's weight and the family's factor commute.
 
     Args:
         layer: The layer, with its weights in memory.
-        rotary: The decoder's rotary embedding, ``(hidden, position_ids) -> (cos, sin)``.
-        hidden_size: Width of the hidden states.
+        call: How its decoder calls it.
 
     Raises:
         ConversionError: If the layer is not of the usual rotary shape; the reason says why.
     """
     name = type(layer).__name__
-    arguments = _arguments(layer, name)
-    weight = next(layer.parameters())
-    if weight.is_meta:
-        raise ConversionError(f"{name} holds no weights (meta device): load the model first")
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(1, _PROBE_TOKENS, hidden_size, generator=generator)
-    probe = _Probe(layer, hidden.to(weight.device, weight.dtype), rotary)
-    whole = probe.run()
-    norm = next((name for name, given, _ in probe.calls if torch.equal(given, probe.hidden)), None)
-    if norm is None:
-        raise ConversionError(f"{name} has no child that takes the layer's input as it is")
-    residuals = [probe.hidden + output for _, _, output in probe.calls]
-    for child, _, added in reversed(probe.calls):
-        bare = probe.run(scale=(child, 0.0))
-        if not any(torch.equal(bare, residual) for residual in residuals):
-            continue
-        if torch.allclose(probe.run(scale=(child, 0.5)), bare + 0.5 * added, atol=1e-2, rtol=1e-2):
-            if torch.equal(bare, whole):
-                raise ConversionError(f"{name}.{child} adds nothing to its residual")
-            return Anatomy(norm=norm, branch=child, arguments=arguments)
-    raise ConversionError(
-        f"{name}: no child's output is the last tensor before the residual addition, "
-        "so the router's weight has no place; this family is not supported"
+    per_token = _per_token(call, name)
+    probe = _Probe(layer, call)
+    branch = probe.branch()
+    if branch is None:
+        raise ConversionError(
+            f"{name}: no child's output is the last tensor before the residual addition, "
+            "so the router's weight has no place; this family is not supported"
+        )
+    return Anatomy(
+        norm=probe.input_norm(),
+        branch=branch,
+        arguments=_positional(type(layer)),
+        per_token=per_token,
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _ChildCall:
+    """One call of a child: what it was given, and whether it was told of positions."""
+
+    child: str
+    given: Tensor
+    is_attention: bool
+
+
 class _Probe:
-    """Runs a layer on a few random tokens and notes what goes in and out of its children."""
+    """Runs a layer again and again and notes what goes into its children."""
 
-    def __init__(self, layer: nn.Module, hidden: Tensor, rotary: Callable[..., Any]) -> None:
-        self.layer, self.hidden = layer, hidden
-        positions = torch.arange(_PROBE_TOKENS, device=hidden.device).unsqueeze(0)
-        try:
-            self.position_embeddings = rotary(hidden, positions)
-        except (TypeError, RuntimeError) as error:
-            raise ConversionError(f"{type(rotary).__name__} is not usual: {error}") from error
-        self.calls: list[tuple[str, Tensor, Tensor]] = []
+    def __init__(self, layer: nn.Module, call: LayerCall) -> None:
+        self._layer, self._call = layer, call
+        self._calls: list[_ChildCall] = []
+        self._whole = self._run({})
 
-    def run(self, scale: tuple[str, float] | None = None) -> Tensor:
-        self.calls = [] if scale is None else self.calls
+    def branch(self) -> str | None:
+        """The child whose output a router's weight multiplies."""
+        children = list(dict.fromkeys(call.child for call in self._calls))
+        for child in reversed(children):
+            bare = self._run({child: 0.0})
+            if torch.equal(bare, self._whole):
+                continue
+            others = [other for other in children if other != child]
+            if not any(self._is_residual_alone(child, other) for other in others):
+                continue
+            halved = self._run({child: 0.5})
+            if torch.allclose(halved, (bare + self._whole) / 2, atol=1e-2, rtol=1e-2):
+                return child
+        return None
+
+    def input_norm(self) -> str | None:
+        """The child that normalises the layer's input."""
+        for call in self._calls:
+            if torch.equal(call.given, self._call.hidden) and not call.is_attention:
+                return call.child
+        return None
+
+    def _is_residual_alone(self, child: str, other: str) -> bool:
+        return torch.equal(self._run({child: 0.0, other: 0.0}), self._call.hidden)
+
+    def _run(self, scales: Mapping[str, float]) -> Tensor:
+        name = type(self._layer).__name__
+        arguments = {k: v for k, v in self._call.arguments.items() if k != "routing_pass"}
         handles = [
-            child.register_forward_hook(self._hook(name, scale), with_kwargs=True)
-            for name, child in self.layer.named_children()
+            child.register_forward_hook(self._hook(child_name, scales), with_kwargs=True)
+            for child_name, child in self._layer.named_children()
         ]
         try:
-            with evaluating(self.layer), torch.no_grad():
-                output = self.layer(
-                    self.hidden,
-                    attention_mask=None,
-                    position_embeddings=self.position_embeddings,
-                )
+            with evaluating(self._layer), torch.no_grad():
+                output = self._layer(self._call.hidden, **arguments)
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise ConversionError(f"{type(self.layer).__name__} cannot run: {error}") from error
+            raise ConversionError(f"{name} cannot run: {error}") from error
         finally:
             for handle in handles:
                 handle.remove()
+        if isinstance(output, tuple) and any(_is_per_token(extra) for extra in output[1:]):
+            raise ConversionError(f"{name} returns more than hidden states for each token")
         return first_tensor(output)
 
-    def _hook(self, name: str, scale: tuple[str, float] | None) -> Callable[..., Any]:
+    def _hook(self, name: str, scales: Mapping[str, float]) -> Callable[..., Any]:
         def note(_: nn.Module, args: Foreign, kwargs: Foreign, output: Foreign) -> Foreign:
             given = args[0] if args else kwargs.get("hidden_states")
-            if scale is None and isinstance(given, Tensor):
-                self.calls.append((name, given, first_tensor(output)))
-            if scale is not None and scale[0] == name:
-                return map_first(output, lambda tensor: tensor * scale[1])
-            return None
+            if isinstance(given, Tensor) and not scales:
+                self._calls.append(_ChildCall(name, given, "position_embeddings" in kwargs))
+            return map_first(output, lambda tensor: tensor * scales.get(name, 1.0))
 
         return note
 
@@ -131,14 +198,50 @@ def map_first(output: Foreign, change: Callable[[Tensor], Tensor]) -> Foreign:
     return change(output)
 
 
-def _arguments(layer: nn.Module, name: str) -> tuple[str, ...]:
-    parameters = inspect.signature(type(layer).forward).parameters
-    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    missing = {"hidden_states", "attention_mask", "position_embeddings"} - parameters.keys()
-    if missing or not takes_any:
-        reason = f"takes no {', '.join(sorted(missing))}" if missing else "takes no **kwargs"
-        raise ConversionError(f"{name}.forward {reason}; only rotary decoder layers are supported")
-    if list(parameters)[1] != "hidden_states":
-        raise ConversionError(f"{name}.forward does not take hidden_states first")
+@contextmanager
+def _noting(
+    layers: Mapping[int, nn.Module], hidden: Tensor, calls: dict[int, LayerCall]
+) -> Iterator[None]:
+    def hook(index: int) -> Callable[..., None]:
+        names = _positional(type(layers[index]))
+
+        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = args[0] if args else kwargs.pop("hidden_states")
+            if given.shape != hidden.shape:
+                reason = f"it takes {tuple(given.shape)}, expected hidden states {hidden.shape}"
+                raise ConversionError(reason, index)
+            calls[index] = LayerCall(hidden, dict(zip(names, args[1:], strict=False)) | kwargs)
+
+        return note
+
+    handles = [
+        layer.register_forward_pre_hook(hook(index), with_kwargs=True)
+        for index, layer in layers.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _per_token(call: LayerCall, name: str) -> tuple[str, ...]:
+    tables = call.arguments.get("position_embeddings")
+    tables = (tables,) if isinstance(tables, Tensor) else tables
+    if not tables or any(table.shape[-2] != _PROBE_TOKENS for table in tables):
+        raise ConversionError(f"{name} gets no rotary tables; only rotary layers are supported")
+    if call.arguments.get("shared_kv_states"):
+        raise ConversionError(f"{name} shares keys and values with other layers")
+    others = {key: value for key, value in call.arguments.items() if key not in _HANDLED}
+    return tuple(key for key, value in others.items() if _is_per_token(value))
+
+
+def _is_per_token(value: Foreign) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 1 and value.shape[1] == _PROBE_TOKENS
+
+
+def _positional(layer_class: type[nn.Module]) -> tuple[str, ...]:
+    """Names of the positional parameters of ``forward`` after ``self`` and ``hidden_states``."""
+    parameters = inspect.signature(layer_class.forward).parameters
     positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
     return tuple(key for key, value in parameters.items() if value.kind is positional)[2:]

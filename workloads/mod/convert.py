@@ -3,10 +3,11 @@
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from workloads.errors import ConversionError
 from workloads.kinds import TokenKind
-from workloads.mod.anatomy import Anatomy, find_anatomy
+from workloads.mod.anatomy import Anatomy, find_anatomy, layer_calls
 from workloads.mod.config import MoDConfig
 from workloads.mod.decoder import DecoderState, MoDDecoder
 from workloads.mod.foreign import Foreign
@@ -135,23 +136,34 @@ def activate(model: nn.Module, config: MoDConfig, anatomies: dict[int, Anatomy])
 
 
 def _anatomies(decoder: Foreign, config: MoDConfig) -> dict[int, Anatomy]:
-    layer_types = getattr(decoder.config, "layer_types", None)
+    _check_caches(decoder, config)
+    calls = layer_calls(decoder, config.layers)
     found: dict[tuple[Any, ...], Anatomy] = {}
     anatomies = {}
     for index in config.layers:
         layer = _layers(decoder)[index]
-        if layer_types is not None and layer_types[index] != "full_attention":
-            raise ConversionError(
-                f"it is a {layer_types[index]} layer, only full_attention layers can route", index
-            )
         shape = (type(layer), *(type(child) for child in layer.children()))
         if shape not in found:
             try:
-                found[shape] = find_anatomy(layer, decoder.rotary_emb, decoder.config.hidden_size)
+                found[shape] = find_anatomy(layer, calls[index])
             except ConversionError as error:
                 raise ConversionError(error.reason, index) from error
         anatomies[index] = found[shape]
     return anatomies
+
+
+def _check_caches(decoder: Foreign, config: MoDConfig) -> None:
+    """Refuse layers that keep something else than the keys and values of all tokens."""
+    layer_types = getattr(decoder.config, "layer_types", None)
+    caches = DynamicCache(config=decoder.config).layers
+    for index in config.layers:
+        if layer_types is not None and layer_types[index] != "full_attention":
+            kind = f"a {layer_types[index]} layer"
+        elif index < len(caches) and type(caches[index]) is not DynamicLayer:
+            kind = f"a layer with a {type(caches[index]).__name__}"
+        else:
+            continue
+        raise ConversionError(f"it is {kind}, only full_attention layers can route", index)
 
 
 def _decoder(model: Foreign) -> Foreign:
@@ -161,10 +173,9 @@ def _decoder(model: Foreign) -> Foreign:
     decoder = model.get_decoder()
     if decoder is model:
         raise ConversionError(f"{name} is a bare decoder: pass the model with its head")
-    if not hasattr(decoder, "layers") or not hasattr(decoder, "rotary_emb"):
+    if not hasattr(decoder, "layers"):
         raise ConversionError(
-            f"the decoder {type(decoder).__name__} has no .layers with a rotary_emb; "
-            "this family is not supported"
+            f"the decoder {type(decoder).__name__} has no .layers; this family is not supported"
         )
     return decoder
 

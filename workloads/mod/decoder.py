@@ -11,7 +11,7 @@ from workloads.kinds import TokenKind
 from workloads.mod.cache import install
 from workloads.mod.config import MoDConfig
 from workloads.mod.foreign import Foreign, by_name
-from workloads.mod.kinds import check_kinds, with_padding
+from workloads.mod.kinds import check_kinds
 from workloads.mod.record import RoutingRecord
 from workloads.mod.routing_pass import RoutingPass, kind_mask
 
@@ -66,7 +66,7 @@ class MoDDecoder(nn.Module):
         kinds = check_kinds(token_kinds, (tokens.shape[0], tokens.shape[1]))
         past = self._cache(call)
         call["routing_pass"] = self._routing_pass(
-            with_padding(kinds, call.get("attention_mask")),
+            kinds,
             tokens.device,
             past_length=0 if past is None else int(past.get_seq_length()),
             attention_mask=call.get("attention_mask"),
@@ -112,7 +112,7 @@ class MoDDecoder(nn.Module):
             is_training=self.training,
             past_length=past_length,
             shared_router=self.mod_router if config.shared_router else None,
-            rotary=self.get_submodule("rotary_emb"),
+            rotary=self.get_submodule("rotary_emb") if config.positions == "compact" else None,
             attention=str(self.config._attn_implementation),
             is_plain_causal=self.mod_state.is_plain_causal and is_2d,
             losses=losses,

@@ -12,7 +12,7 @@ from workloads.mod.config import MoDConfig
 from workloads.mod.decoder import DecoderState
 from workloads.mod.foreign import Foreign, by_name
 from workloads.mod.guard import refuse_dense_loading
-from workloads.mod.kinds import default_kinds
+from workloads.mod.kinds import default_kinds, with_padding
 from workloads.mod.record import RoutingRecord
 
 _CACHES = (None, "dynamic")
@@ -51,6 +51,7 @@ class MoDModel(nn.Module):
         call = by_name(self.dense_class.forward, args) | kwargs
         if token_kinds is None:
             token_kinds = self._default_kinds(call)
+        token_kinds = with_padding(token_kinds, call.get("attention_mask"))
         return_dict = call.pop("return_dict", None)
         labels = call.get("labels")
         losses: dict[int, Tensor] | None = None

@@ -14,7 +14,7 @@ from workloads.mod.foreign import Foreign
 from workloads.mod.masks import additive, gathered_mask, seen_mask
 from workloads.mod.packing import Packing, pack, unpack
 from workloads.mod.router import TokenRouter
-from workloads.mod.routing import Selection, gather_rows
+from workloads.mod.routing import Selection, gather_rows, gather_tokens
 from workloads.mod.routing_pass import RoutingPass
 
 
@@ -76,8 +76,9 @@ class MoDLayer(nn.Module):
     def _logits(self, hidden_states: Tensor, routing: RoutingPass) -> Tensor:
         router = routing.shared_router if routing.shared_router is not None else self.mod_router
         assert router is not None
-        if routing.config.router_input == "normed":
-            hidden_states = getattr(self, self.mod_slot.anatomy.norm)(hidden_states)
+        norm = self.mod_slot.anatomy.norm
+        if routing.config.router_input == "normed" and norm is not None:
+            hidden_states = getattr(self, norm)(hidden_states)
         logits: Tensor = router(hidden_states)
         return logits
 
@@ -108,10 +109,7 @@ class MoDLayer(nn.Module):
             assert cache is not None
             cache.skip(hidden_states.shape[1])
             return hidden_states
-        tables = call["position_embeddings"]
-        call["position_embeddings"] = tuple(gather_rows(table, columns) for table in tables)
-        # transformers would take the gaps between kept positions for packed sequences.
-        call["position_ids"] = None
+        self._gather_arguments(call, columns)
         if cache is None or cache.is_empty:
             call["attention_mask"] = _prompt_mask(call, selection, hidden_states, routing)
         if cache is not None:
@@ -124,6 +122,19 @@ class MoDLayer(nn.Module):
             output = super().forward(packed, **call)
         scale = routing.carry_scale(weight)
         return map_first(output, lambda computed: unpack(carried, computed, packing, scale))
+
+    def _gather_arguments(self, call: dict[str, Any], columns: Tensor) -> None:
+        """Leave what belongs to skipped tokens out of the arguments."""
+        tables = call["position_embeddings"]
+        if isinstance(tables, Tensor):
+            call["position_embeddings"] = gather_rows(tables, columns)
+        else:
+            call["position_embeddings"] = tuple(gather_rows(table, columns) for table in tables)
+        # transformers would take the gaps between kept positions for packed sequences.
+        call["position_ids"] = None
+        for name in self.mod_slot.anatomy.per_token:
+            if call.get(name) is not None:
+                call[name] = gather_tokens(call[name], columns)
 
     def _use_cache(
         self,

@@ -155,6 +155,21 @@ def selection_of(kept: Tensor, real_counts: Sequence[int]) -> Selection | None:
     return Selection(order[:, : max(counts)], valid, slots)
 
 
+def gather_tokens(values: Tensor, columns: Tensor) -> Tensor:
+    """Take ``columns`` out of what holds something for each token.
+
+    Args:
+        values: ``(batch or 1, seq, ...)``.
+        columns: int64 ``(batch, packed)``.
+
+    Returns:
+        ``(batch, packed, ...)``.
+    """
+    index = columns.view(*columns.shape, *[1] * (values.dim() - 2))
+    index = index.expand(*columns.shape, *values.shape[2:])
+    return values.expand(columns.shape[0], *values.shape[1:]).gather(1, index)
+
+
 def gather_rows(values: Tensor, columns: Tensor) -> Tensor:
     """Take ``columns`` out of the sequence dimension, the second to last.
 

@@ -12,14 +12,17 @@ from transformers import (
     GPT2LMHeadModel,
     GraniteConfig,
     GraniteForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from tests.workloads.mod import tiny
 from workloads.errors import ConversionError
 from workloads.mod import MoDConfig, convert, is_converted, mod_config, revert
-from workloads.mod.anatomy import find_anatomy
+from workloads.mod.anatomy import find_anatomy, layer_calls
 
 GAMMA = MoDConfig.gamma(layers=[0, 2], capacity_ratio=0.5)
 P_MOD = MoDConfig.p_mod(tiny.NUM_LAYERS)
@@ -156,7 +159,7 @@ class TestRefusals:
             (
                 lambda: GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=32)),
                 GAMMA,
-                "no .layers with a rotary_emb",
+                "no .layers",
             ),
             (lambda: tiny.llava("flex_attention"), GAMMA, "attn_implementation must be one of"),
         ],
@@ -210,20 +213,35 @@ SIZES = {
         (lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES)), "mlp"),
         (lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES)), "post_feedforward_layernorm"),
         (lambda: Cohere2ForCausalLM(Cohere2Config(**SIZES)), "mlp"),
+        (lambda: GraniteForCausalLM(GraniteConfig(**SIZES, residual_multiplier=0.5)), "mlp"),
     ],
-    ids=["llama-shaped", "sandwich-norm", "parallel-residual"],
+    ids=["llama-shaped", "sandwich-norm", "parallel-residual", "scaled-residual"],
 )
 def test_the_branch_is_the_last_tensor_before_the_residual_addition(build, branch):
     torch.manual_seed(0)
     decoder = build().get_decoder()
-    anatomy = find_anatomy(decoder.layers[1], decoder.rotary_emb, 16)
+    anatomy = find_anatomy(decoder.layers[1], layer_calls(decoder, [1])[1])
     assert (anatomy.norm, anatomy.branch) == ("input_layernorm", branch)
 
 
-def test_a_family_whose_branch_is_scaled_before_it_is_added_is_refused_by_name():
+def test_a_layer_without_an_input_norm_routes_by_its_input_as_it_is():
     torch.manual_seed(0)
-    model = GraniteForCausalLM(GraniteConfig(**SIZES, residual_multiplier=0.5))
-    with pytest.raises(ConversionError, match="layer 0: GraniteDecoderLayer: no child's output"):
+    model = convert(Olmo2ForCausalLM(Olmo2Config(**SIZES)), MoDConfig.gamma(layers=[1]))
+    anatomy = model.get_decoder().layers[1].mod_slot.anatomy
+    assert (anatomy.norm, anatomy.branch) == (None, "post_feedforward_layernorm")
+
+
+def test_a_layer_that_normalises_what_it_adds_to_the_residual_is_refused_by_name():
+    class PostNormLayer(LlamaDecoderLayer):
+        def forward(self, hidden_states, attention_mask=None, position_embeddings=None, **kwargs):
+            added, _ = self.self_attn(hidden_states, position_embeddings, attention_mask)
+            hidden_states = self.input_layernorm(hidden_states + added)
+            return self.post_attention_layernorm(hidden_states + self.mlp(hidden_states))
+
+    torch.manual_seed(0)
+    model = tiny.llama()
+    model.model.layers[0].__class__ = PostNormLayer
+    with pytest.raises(ConversionError, match="layer 0: PostNormLayer: no child's output"):
         convert(model, MoDConfig.gamma(layers=[0]))
 
 
