@@ -90,7 +90,7 @@ def _train(job: TrainingJob, ranks: Ranks, scratch: Path) -> dict[str, Any]:
     model, processor = open_model_folder(job.model)
     choose_parts(model, config.trainable)
     if config.gradient_checkpointing:
-        model.activation_checkpointing_enable()  # type: ignore[no-untyped-call]
+        model.activation_checkpointing_enable()
     batches = TrainingBatches(
         open_shard(job.shard),
         Encoder(processor),

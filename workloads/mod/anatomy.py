@@ -27,12 +27,20 @@ class Anatomy:
         arguments: Names of the positional parameters of ``forward`` after ``hidden_states``.
         per_token: Arguments beside masks and positions that hold something for each token,
             ``(batch, seq, ...)``.
+        outputs: How many things the layer returns as a tuple; None if it returns hidden states.
     """
 
     norm: str | None
     branch: str
     arguments: tuple[str, ...]
-    per_token: tuple[str, ...] = ()
+    per_token: tuple[str, ...]
+    outputs: int | None
+
+    def wrapped(self, hidden_states: Tensor) -> Foreign:
+        """Hidden states in the form in which the layer returns them."""
+        if self.outputs is None:
+            return hidden_states
+        return (hidden_states, *(None,) * (self.outputs - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +49,8 @@ class LayerCall:
 
     Args:
         hidden: ``(1, tokens, hidden)``, random.
-        arguments: All other arguments by name.
+        arguments: All other arguments by name; ``position_embeddings`` is None in layers without
+            positions.
     """
 
     hidden: Tensor
@@ -96,7 +105,6 @@ def find_anatomy(layer: nn.Module, call: LayerCall) -> Anatomy:
         ConversionError: If the layer is not of the usual rotary shape; the reason says why.
     """
     name = type(layer).__name__
-    per_token = _per_token(call, name)
     probe = _Probe(layer, call)
     branch = probe.branch()
     if branch is None:
@@ -108,7 +116,8 @@ def find_anatomy(layer: nn.Module, call: LayerCall) -> Anatomy:
         norm=probe.input_norm(),
         branch=branch,
         arguments=_positional(type(layer)),
-        per_token=per_token,
+        per_token=_per_token(call),
+        outputs=probe.outputs,
     )
 
 
@@ -127,6 +136,7 @@ class _Probe:
     def __init__(self, layer: nn.Module, call: LayerCall) -> None:
         self._layer, self._call = layer, call
         self._calls: list[_ChildCall] = []
+        self.outputs: int | None = None
         self._whole = self._run({})
 
     def branch(self) -> str | None:
@@ -156,7 +166,9 @@ class _Probe:
 
     def _run(self, scales: Mapping[str, float]) -> Tensor:
         name = type(self._layer).__name__
-        arguments = {k: v for k, v in self._call.arguments.items() if k != "routing_pass"}
+        # A converted layer gets none: transformers takes their gaps for packed sequences.
+        arguments = dict(self._call.arguments) | {"position_ids": None}
+        del arguments["routing_pass"]
         handles = [
             child.register_forward_hook(self._hook(child_name, scales), with_kwargs=True)
             for child_name, child in self._layer.named_children()
@@ -169,8 +181,10 @@ class _Probe:
         finally:
             for handle in handles:
                 handle.remove()
-        if isinstance(output, tuple) and any(_is_per_token(extra) for extra in output[1:]):
-            raise ConversionError(f"{name} returns more than hidden states for each token")
+        if isinstance(output, tuple):
+            self.outputs = len(output)
+            if any(_is_per_token(extra) for extra in output[1:]):
+                raise ConversionError(f"{name} returns more than hidden states for each token")
         return first_tensor(output)
 
     def _hook(self, name: str, scales: Mapping[str, float]) -> Callable[..., Any]:
@@ -225,13 +239,24 @@ def _noting(
             handle.remove()
 
 
-def _per_token(call: LayerCall, name: str) -> tuple[str, ...]:
-    tables = call.arguments.get("position_embeddings")
-    tables = (tables,) if isinstance(tables, Tensor) else tables
-    if not tables or any(table.shape[-2] != _PROBE_TOKENS for table in tables):
-        raise ConversionError(f"{name} gets no rotary tables; only rotary layers are supported")
+def check_call(call: LayerCall) -> None:
+    """Refuse a layer whose arguments cannot be those of some of the tokens.
+
+    Raises:
+        ConversionError: With the reason.
+    """
+    if "position_embeddings" not in call.arguments:
+        raise ConversionError("it gets no rotary tables, only rotary decoder layers can route")
+    tables = call.arguments["position_embeddings"]
+    tables = (tables,) if isinstance(tables, Tensor) else tables or ()
+    if any(table.shape[-2] != _PROBE_TOKENS for table in tables):
+        shapes = [tuple(table.shape) for table in tables]
+        raise ConversionError(f"its rotary tables {shapes} are not (..., seq, width)")
     if call.arguments.get("shared_kv_states"):
-        raise ConversionError(f"{name} shares keys and values with other layers")
+        raise ConversionError("it shares keys and values with other layers")
+
+
+def _per_token(call: LayerCall) -> tuple[str, ...]:
     others = {key: value for key, value in call.arguments.items() if key not in _HANDLED}
     return tuple(key for key, value in others.items() if _is_per_token(value))
 

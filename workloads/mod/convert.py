@@ -7,7 +7,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from workloads.errors import ConversionError
 from workloads.kinds import TokenKind
-from workloads.mod.anatomy import Anatomy, find_anatomy, layer_calls
+from workloads.mod.anatomy import Anatomy, check_call, find_anatomy, layer_calls
 from workloads.mod.config import MoDConfig
 from workloads.mod.decoder import DecoderState, MoDDecoder
 from workloads.mod.foreign import Foreign
@@ -143,11 +143,12 @@ def _anatomies(decoder: Foreign, config: MoDConfig) -> dict[int, Anatomy]:
     for index in config.layers:
         layer = _layers(decoder)[index]
         shape = (type(layer), *(type(child) for child in layer.children()))
-        if shape not in found:
-            try:
+        try:
+            check_call(calls[index])
+            if shape not in found:
                 found[shape] = find_anatomy(layer, calls[index])
-            except ConversionError as error:
-                raise ConversionError(error.reason, index) from error
+        except ConversionError as error:
+            raise ConversionError(error.reason, index) from error
         anatomies[index] = found[shape]
     return anatomies
 

@@ -108,7 +108,7 @@ class MoDLayer(nn.Module):
         if columns.shape[1] == 0:
             assert cache is not None
             cache.skip(hidden_states.shape[1])
-            return hidden_states
+            return self.mod_slot.anatomy.wrapped(hidden_states)
         self._gather_arguments(call, columns)
         if cache is None or cache.is_empty:
             call["attention_mask"] = _prompt_mask(call, selection, hidden_states, routing)
@@ -128,7 +128,7 @@ class MoDLayer(nn.Module):
         tables = call["position_embeddings"]
         if isinstance(tables, Tensor):
             call["position_embeddings"] = gather_rows(tables, columns)
-        else:
+        elif tables is not None:
             call["position_embeddings"] = tuple(gather_rows(table, columns) for table in tables)
         # transformers would take the gaps between kept positions for packed sequences.
         call["position_ids"] = None

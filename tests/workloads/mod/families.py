@@ -7,7 +7,10 @@ embeddings and layer types are the ones that users meet.
 import torch
 import transformers
 from transformers import CONFIG_MAPPING, PreTrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 IMAGE_TOKEN = 3
 VOCABULARY = 128
@@ -98,16 +101,23 @@ ROTARY = {"text_config.rope_parameters": SECTIONS}
 
 OVERRIDES: dict[str, dict[str, object]] = {
     "chameleon": {"vocabulary_map": {"<image>": IMAGE_TOKEN}},
-    "emu3": {"vocabulary_map": {"<image>": IMAGE_TOKEN}},
-    "ernie4_5_vl_moe": ROTARY,
+    "cosmos3_edge": ROTARY,
+    "ernie4_5_vl_moe": {"text_config.rope_parameters": SECTIONS | {"mrope_section": [3, 3, 2]}},
     "glm46v": ROTARY,
     "glm4v": ROTARY,
-    "glm4v_moe": ROTARY | {"text_config.head_dim": 32},
+    "glm4v_moe": {
+        "text_config.rope_parameters": SECTIONS
+        | {"mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}
+    },
     "glm_ocr": ROTARY,
     "glmga": ROTARY,
-    "idefics2": {"text_config.sliding_window": None},
+    "idefics2": {"text_config.sliding_window": None, "perceiver_config.hidden_size": 64},
+    "got_ocr2": {"_attn_implementation": "eager"},
+    "kimi_k25": {"text_config.num_key_value_heads": 4, "text_config.head_dim": 8},
+    "mistral": {"sliding_window": None},
     "mistral3": {"text_config.sliding_window": None},
     "paddleocr_vl": ROTARY,
+    "molmo2": {"adapter_config.vision_feature_layer": [0, 1]},
     "paligemma": {"projection_dim": 64, "vision_config.projection_dim": 64},
     "perception_lm": {
         "vision_config.architecture": "vit_pe_core_large_patch14_336",
@@ -118,12 +128,72 @@ OVERRIDES: dict[str, dict[str, object]] = {
 }
 """What the rules cannot know: family to dotted field to value."""
 
-CHECKED = ("llava", "gemma3", "qwen3_vl", "paligemma", "qwen2_vl", "mistral3")
+TEXT_ONLY = ("gemma", "llama", "mistral", "qwen3")
+
+COMMON = (
+    "aya_vision",
+    "cohere2_vision",
+    "gemma3",
+    "glm4v",
+    "idefics2",
+    "idefics3",
+    "internvl",
+    "llava",
+    "llava_next",
+    "llava_onevision",
+    "mistral3",
+    "ovis2",
+    "paligemma",
+    "perception_lm",
+    "qwen2_5_vl",
+    "qwen2_vl",
+    "qwen3_vl",
+    "smolvlm",
+    "video_llava",
+    "vipllava",
+)
+
+OTHERS = (
+    "aria",
+    "chameleon",
+    "cosmos3_edge",
+    "cosmos3_omni",
+    "deepseek_vl",
+    "deepseek_vl_hybrid",
+    "ernie4_5_vl_moe",
+    "exaone4_5",
+    "fuyu",
+    "glm46v",
+    "glm4v_moe",
+    "glm_ocr",
+    "got_ocr2",
+    "granite_docling",
+    "hyperclovax_vision_v2",
+    "janus",
+    "kimi_k25",
+    "lfm2_vl",
+    "lfm3_vl",
+    "lighton_ocr",
+    "llava_next_video",
+    "minicpm_ocr",
+    "minicpmv4_6",
+    "minicpmv4_7",
+    "molmo2",
+    "muse_glimmer",
+    "paddleocr_vl",
+    "qianfan_ocr",
+    "qwen3_5",
+    "qwen3_5_moe",
+    "qwen3_vl_moe",
+    "video_llama_3",
+)
+"""Families that are checked in ``make test-all`` only."""
 
 
 def tiny_config(family: str) -> PreTrainedConfig:
     """The family's default configuration, with small sizes."""
     config = CONFIG_MAPPING[family]()
+    config._attn_implementation = "sdpa"
     _shrink(config, is_vision=False)
     for path, value in OVERRIDES.get(family, {}).items():
         *parents, name = path.split(".")
@@ -134,13 +204,12 @@ def tiny_config(family: str) -> PreTrainedConfig:
     return config
 
 
-def tiny_model(family: str, attention: str = "sdpa", seed: int = 0) -> torch.nn.Module:
+def tiny_model(family: str) -> torch.nn.Module:
     """A randomly initialised model, in evaluation mode."""
-    model_class = getattr(transformers, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[family])
-    torch.manual_seed(seed)
-    config = tiny_config(family)
-    config._attn_implementation = attention
-    model = model_class(config).eval()
+    names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES | MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    model_class = getattr(transformers, names[family])
+    torch.manual_seed(0)
+    model = model_class(tiny_config(family)).eval()
     model.generation_config.pad_token_id = 0
     model.generation_config.eos_token_id = None
     return model
@@ -165,7 +234,7 @@ def _shrink(config: PreTrainedConfig, *, is_vision: bool) -> None:
         elif name.endswith(("_token_id", "_token_index")) and isinstance(value, int):
             setattr(config, name, OTHER_TOKEN)
         elif name == "layer_types" and value is not None:
-            config.layer_types = _layer_types(value)
+            config.layer_types = _layer_types(value)[: config.num_hidden_layers]
         elif name.endswith("_layers") and isinstance(value, list):
             setattr(config, name, [layer for layer in value if layer < LAYERS])
 
