@@ -3,8 +3,10 @@
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from typing import Any
 
+from orchestrator.durable.executor import Executor, Send, StartExecutor
 from orchestrator.errors import PreflightError
 
 WORKER_ENVIRONMENT = {
@@ -47,3 +49,15 @@ def connect(address: str | None, *, uses_gpus: bool) -> None:
         where = "on this machine does not start" if address is None else f"at {address} is no use"
         advice = "give the same command again, or see `gammaray doctor`"
         raise PreflightError(f"Ray {where} ({error}): {advice}") from error
+
+
+def on_ray(start_cluster: Callable[[], None]) -> StartExecutor:
+    """Executor on Ray; Ray is imported and ``start_cluster`` called when a step must run."""
+
+    def start(send: Send) -> Executor:
+        from orchestrator.ray_executor import RayExecutor
+
+        start_cluster()
+        return RayExecutor(send)
+
+    return start

@@ -7,12 +7,12 @@ from rich.console import Console
 
 from orchestrator.commands.arguments import add_recipe, launch_of
 from orchestrator.commands.output import console_for, print_json
-from orchestrator.durable import Runner, RunResult, on_ray, read_status
+from orchestrator.durable import Runner, RunResult, read_status
 from orchestrator.launch import Launch
 from orchestrator.observers import Observers
 from orchestrator.pipeline import needed_for
 from orchestrator.progress import ProgressBars, ProgressLines
-from orchestrator.ray_connection import connect
+from orchestrator.ray_connection import connect, on_ray
 from orchestrator.report import from_store, print_summary, summarize
 from orchestrator.tracking import MLflowTracker, TrackedRun
 

@@ -2,20 +2,22 @@ from orchestrator.durable.artifact import Artifact, open_artifact
 from orchestrator.durable.context import StepContext
 from orchestrator.durable.errors import DurableError, StepFailedError
 from orchestrator.durable.events import Observer
-from orchestrator.durable.executor import InProcessExecutor, on_ray
+from orchestrator.durable.executor import InProcessExecutor
 from orchestrator.durable.failures import Failure
 from orchestrator.durable.key import JSON, StepKey, canonical, digest, explain
 from orchestrator.durable.manifest import Manifest
 from orchestrator.durable.planning import PlannedStep, plan
 from orchestrator.durable.record import list_runs, read_spec, read_status, run_identity
 from orchestrator.durable.runner import Runner, RunResult
-from orchestrator.durable.step import External, Resources, Retry, Step
+from orchestrator.durable.step import Approval, Each, External, Resources, Retry, Step, Timer
 from orchestrator.store import FileRecord, Store, open_store
 
 __all__ = [
     "JSON",
+    "Approval",
     "Artifact",
     "DurableError",
+    "Each",
     "External",
     "Failure",
     "FileRecord",
@@ -32,11 +34,11 @@ __all__ = [
     "StepFailedError",
     "StepKey",
     "Store",
+    "Timer",
     "canonical",
     "digest",
     "explain",
     "list_runs",
-    "on_ray",
     "open_artifact",
     "open_store",
     "plan",

@@ -1,5 +1,7 @@
 """Committed results as a step or a reader finds them: directories of files."""
 
+import hashlib
+import json
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,6 +11,9 @@ from orchestrator.durable.errors import ArtifactChangedError
 from orchestrator.durable.manifest import Manifest
 from orchestrator.store import FileRecord, Store
 from orchestrator.store.local import file_record, make_directory
+
+FAILURE = "failure.json"
+"""The one result file of a step whose failure was caught."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +31,14 @@ class Artifact:
 
     key: str
     """Key of the step that made it; "" for data from outside."""
+
+    @property
+    def failure(self) -> dict[str, str] | None:
+        """How the step failed, ``kind``, ``error_type`` and ``message``, if that was caught."""
+        try:
+            return dict(json.loads((self.path / FAILURE).read_text()))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
 
 def open_artifact(store: Store, manifest: Manifest, scratch: Path) -> Artifact:
@@ -52,6 +65,17 @@ def open_artifact(store: Store, manifest: Manifest, scratch: Path) -> Artifact:
         digest=manifest.digest,
         key=manifest.key.digest,
     )
+
+
+def read_file(store: Store, manifest: Manifest, name: str) -> bytes:
+    """Read one small result file and check it; raises FileNotFoundError if there is none."""
+    record = next((record for record in manifest.files if record.path == name), None)
+    if record is None:
+        raise FileNotFoundError(f"step {manifest.key.name!r} left no {name}")
+    data = store.read(f"{manifest.root}/result/{name}")
+    if hashlib.sha256(data).hexdigest() != record.sha256:
+        raise ArtifactChangedError(manifest.key.name, name, f"{len(data)} other bytes")
+    return data
 
 
 def check_presence(store: Store, manifest: Manifest) -> None:

@@ -1,6 +1,7 @@
 """One try of a step, from its inputs to the commit, in whatever process runs it."""
 
 import importlib
+import json
 import socket
 import tempfile
 import time
@@ -11,11 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from orchestrator.durable.artifact import Artifact, open_artifact, store_files
+from orchestrator.durable.artifact import FAILURE, Artifact, open_artifact, store_files
 from orchestrator.durable.context import StepContext
 from orchestrator.durable.errors import StepError, StoreError
 from orchestrator.durable.events import Reporter
-from orchestrator.durable.key import StepKey
+from orchestrator.durable.failures import Failure
+from orchestrator.durable.key import JSON, StepKey
 from orchestrator.durable.manifest import Manifest, commit, generations
 from orchestrator.durable.step import External, Step
 from orchestrator.store import Store
@@ -62,12 +64,38 @@ def execute(task: Task, reporter: Reporter) -> Manifest:
         except BaseException:
             _delete(task.store, task.root)
             raise
+    if not manifest.is_kept:
+        return manifest
     if task.store.local_path(task.root) is not None:
         _sync_folders(folder)
     # From here on the attempt's files stay: an interrupted commit may have gone through.
     winner = commit(task.store, manifest)
     _tidy(task, winner)
     return winner
+
+
+def commit_failure(task: Task, failure: Failure) -> Manifest:
+    """Commit a caught failure in the place of a result; returns the manifest that holds."""
+    record = {"kind": str(failure.kind), "error_type": failure.error_type, "message": failure.message}
+    with tempfile.TemporaryDirectory(prefix="gammaray-") as scratch:
+        Path(scratch, FAILURE).write_text(json.dumps(record))
+        files = store_files(task.store, Path(scratch), f"{task.root}/result")
+    values: dict[str, JSON] = {
+        "run_id": task.run_id,
+        "epoch": task.epoch,
+        "attempt": task.attempt,
+    }
+    return commit(
+        task.store,
+        Manifest(
+            key=task.key,
+            generation=task.generation,
+            root=task.root,
+            files=files,
+            measurements=(),
+            values=values,
+        ),
+    )
 
 
 def load_function(step: str, function: str) -> Callable[..., Any]:
@@ -107,11 +135,13 @@ def _make(task: Task, reporter: Reporter, folder: Path, inputs: Path) -> Manifes
         generation=task.generation,
         root=task.root,
         files=store_files(task.store, output, f"{task.root}/result"),
+        is_kept=task.step.checkpoint,
         measurements=store_files(task.store, measurement, f"{task.root}/measurement"),
         values={
             "run_id": task.run_id,
             "epoch": task.epoch,
             "attempt": task.attempt,
+            "metadata": task.step.metadata,
             "host": socket.gethostname(),
             "started_at": started_at.isoformat(),
             "seconds": round(time.monotonic() - start_s, 3),

@@ -9,6 +9,7 @@ __all__ = [
     "ClusterError",
     "DurableError",
     "OwnershipLostError",
+    "RunCancelledError",
     "RunOwnedError",
     "StepError",
     "StepFailedError",
@@ -76,6 +77,14 @@ class OwnershipLostError(DurableError):
 
     def __str__(self) -> str:
         return f"run {self.run_id}: epoch {self.epoch} no longer owns it: {self.reason}"
+
+
+@dataclass(eq=False)
+class RunCancelledError(OwnershipLostError):
+    """Somebody asked for the end of the run; finished steps stay finished."""
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} was cancelled: {self.reason}"
 
 
 @dataclass(eq=False)

@@ -1,7 +1,7 @@
-"""Where attempts run: the interface, the plain one, and the way to the one on Ray."""
+"""Where attempts run: the interface, and the plain one."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from math import inf
 from typing import Protocol, TypeAlias
@@ -46,8 +46,8 @@ class Executor(Protocol):
     def poll(self, wait_s: float) -> list[Outcome]:
         """Return attempts that ended, waiting up to ``wait_s`` for the first."""
 
-    def cancel(self) -> None:
-        """Stop all attempts; none of them runs any more afterwards."""
+    def cancel(self, steps: Collection[str] | None = None) -> None:
+        """Stop the attempts of these steps, or all; none of them runs any more afterwards."""
 
     def close(self) -> None:
         """Let go of what the executor holds; attempts have ended or were cancelled."""
@@ -84,24 +84,13 @@ class InProcessExecutor:
         except Exception as error:  # noqa: BLE001 - a step may raise anything
             return [Outcome(task.step.name, Failure.of(error))]
 
-    def cancel(self) -> None:
+    def cancel(self, steps: Collection[str] | None = None) -> None:
         """Forget what is queued; nothing runs between two polls."""
-        self._queue.clear()
+        left = [task for task in self._queue if steps is not None and task.step.name not in steps]
+        self._queue = deque(left)
 
     def close(self) -> None:
         """Nothing is held."""
-
-
-def on_ray(start_cluster: Callable[[], None]) -> StartExecutor:
-    """Executor on Ray; Ray is imported and ``start_cluster`` called when a step must run."""
-
-    def start(send: Send) -> Executor:
-        from orchestrator.durable.ray_executor import RayExecutor
-
-        start_cluster()
-        return RayExecutor(send)
-
-    return start
 
 
 def check_store_reaches(store: Store, node_ids: tuple[str, ...]) -> None:

@@ -4,7 +4,7 @@ import errno
 import pickle
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from orchestrator.durable.errors import StepFailedError, StoreError
@@ -41,6 +41,9 @@ class Failure:
     error_type: str
     message: str
     traceback_text: str = ""
+    error_types: tuple[str, ...] = ()
+    """Names of the exception's class and of those above it."""
+
     error: Exception | None = field(default=None, compare=False)
     """What was raised, if it can travel between processes."""
 
@@ -52,8 +55,15 @@ class Failure:
             error_type=type(error).__name__,
             message=str(error),
             traceback_text="".join(traceback.format_exception(error)),
+            error_types=tuple(kind.__name__ for kind in type(error).__mro__),
             error=error if _travels(error) else None,
         )
+
+    def under(self, retry: Retry) -> "Failure":
+        """The same failure, transient if the step declares its error to be so."""
+        if self.kind is FailureKind.PERMANENT and set(retry.errors) & set(self.error_types):
+            return replace(self, kind=FailureKind.TRANSIENT)
+        return self
 
     def raised(self, step: str) -> StepFailedError:
         """The error that ends a run, with what the step raised as its cause."""

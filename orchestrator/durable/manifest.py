@@ -32,9 +32,17 @@ class Manifest:
     values: Mapping[str, JSON]
     """When, where and in which run and attempt it was made; outside every digest."""
 
+    is_kept: bool = True
+    """False for a result that is not committed; it exists in the driver that made it only."""
+
     @property
     def digest(self) -> str:
-        """Result digest: names and contents of the result files, nothing else."""
+        """Result digest: names and contents of the result files, nothing else.
+
+        For a result that is not kept its key stands in, which is known without making it.
+        """
+        if not self.is_kept:
+            return digest("unkept", [self.key.digest])
         return digest("result", [[file.path, file.size, file.sha256] for file in self.files])
 
     @property
@@ -45,6 +53,7 @@ class Manifest:
     def to_json(self) -> dict[str, JSON]:
         """The stored record, sealed with a digest of itself."""
         record: dict[str, JSON] = {**asdict(self), "schema": SCHEMA, "digest": self.digest}
+        del record["is_kept"]
         return {**record, "seal": digest("manifest", record)}
 
 

@@ -17,7 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator.durable.errors import OwnershipLostError, RunOwnedError, StoreError
+from orchestrator.durable.errors import (
+    OwnershipLostError,
+    RunCancelledError,
+    RunOwnedError,
+    StoreError,
+)
 from orchestrator.store import Store
 
 
@@ -56,6 +61,10 @@ class Ownership:
         try:
             if self._store.exists(_owner_path(self.run_id, self.epoch + 1)):
                 self._lost = OwnershipLostError(self.run_id, self.epoch, "another driver took over")
+                return
+            if self._store.exists(epoch_path(self.run_id, self.epoch, "cancel")):
+                reason = "the same command continues it"
+                self._lost = RunCancelledError(self.run_id, self.epoch, reason)
                 return
             self._beats += 1
             self._store.overwrite(epoch_path(self.run_id, self.epoch, "beat"), b"%d" % self._beats)

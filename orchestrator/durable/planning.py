@@ -1,5 +1,6 @@
 """What each step of a run would do now, and why."""
 
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,10 +9,10 @@ from typing import Literal
 
 from orchestrator.durable.artifact import check_presence, open_artifact
 from orchestrator.durable.attempt import load_function
-from orchestrator.durable.errors import StepError
+from orchestrator.durable.graph import Graph, items_of, producers
 from orchestrator.durable.key import StepKey, explain, source_digest
 from orchestrator.durable.manifest import Manifest, committed, committed_for
-from orchestrator.durable.step import External, Step
+from orchestrator.durable.step import Each, External, Step
 from orchestrator.store import Store
 
 
@@ -21,7 +22,8 @@ class PlannedStep:
 
     name: str
     action: Literal["reuse", "run", "wait"]
-    """``wait``: an input is still to be made, and its digest decides."""
+    """``wait``: an input is still to be made, and its digest decides; or the result is not kept
+    and somebody must need it."""
 
     key: StepKey
     """Without the inputs that are still to be made."""
@@ -30,52 +32,39 @@ class PlannedStep:
     """Why it runs or waits, or what to know about its reuse."""
 
     manifest: Manifest | None = None
-    """The result to reuse."""
+    """The result to reuse, or what stands for one that is not kept."""
 
     generation: int = 0
     """Of the result that it would make."""
 
 
-def order_steps(steps: Sequence[Step]) -> list[Step]:
-    """Order steps so that inputs come first, and otherwise as they were given.
-
-    Raises:
-        StepError: For two steps of one name, an input that no step makes, or a cycle.
-    """
-    by_name = {step.name: step for step in steps}
-    for step in steps:
-        if by_name[step.name] is not step:
-            raise StepError(step.name, "two steps have this name: rename one")
-        for source in producers(step):
-            if source not in by_name:
-                raise StepError(step.name, f"input {source!r} is no step of {sorted(by_name)}")
-    ordered: dict[str, Step] = {}
-    while len(ordered) < len(steps):
-        waiting = [step for step in steps if step.name not in ordered]
-        free = [step for step in waiting if ordered.keys() >= set(producers(step))]
-        if not free:
-            names = ", ".join(step.name for step in waiting)
-            raise StepError(waiting[0].name, f"steps wait for each other in a circle: {names}")
-        ordered.update((step.name, step) for step in free)
-    return list(ordered.values())
-
-
-def producers(step: Step) -> list[str]:
-    """Names of the steps whose results ``step`` takes."""
-    return [source for source in step.inputs.values() if isinstance(source, str)]
-
-
 def plan(
     store: Store, steps: Sequence[Step], *, redo: Collection[str] = (), strict_code: bool = False
 ) -> list[PlannedStep]:
-    """Say for each step, in the order they run, whether it is reused, runs or waits, and why."""
+    """Say for each step whether it is reused, runs or waits, and why; inputs come first.
+
+    Raises:
+        StepError: If the steps cannot be ordered.
+    """
+    graph = Graph(steps)
     results: dict[str, Manifest] = {}
-    planned = []
-    for step in order_steps(steps):
-        planned.append(plan_step(store, step, results, redo=redo, strict_code=strict_code))
-        if planned[-1].manifest is not None:
-            results[step.name] = planned[-1].manifest
-    return planned
+    planned: dict[str, PlannedStep] = {}
+    queue = deque(graph.free())
+    while queue:
+        step = graph.steps[queue.popleft()]
+        source = next((each.step for each in step.inputs.values() if isinstance(each, Each)), None)
+        if source is not None:
+            queue += graph.grow(step.name, items_of(store, results[source]))
+            continue
+        found = plan_step(store, step, results, redo=redo, strict_code=strict_code)
+        planned[step.name] = found
+        if found.manifest is not None:
+            results[step.name] = found.manifest
+            queue += graph.finish(step.name)
+    for name, step in graph.steps.items():
+        if name not in planned:
+            planned[name] = plan_step(store, step, results, redo=redo, strict_code=strict_code)
+    return [planned[name] for name in graph.steps]
 
 
 def plan_step(
@@ -96,15 +85,23 @@ def plan_step(
         strict_code: Whether the source of a step's module is part of its key.
     """
     key = _key(step, results, strict_code=strict_code)
+    asked_for = {step.name, step.template} & set(redo)
     missing = [source for source in producers(step) if source not in results]
     if missing:
         reasons = (*_difference(store, key), f"{step.name}: waits for {', '.join(missing)}")
         return PlannedStep(step.name, "wait", key, reasons)
+    if not step.checkpoint:
+        unkept = Manifest(
+            key=key, generation=0, root="", files=(), measurements=(), values={}, is_kept=False
+        )
+        return PlannedStep(
+            step.name, "wait", key, (f"{step.name}: its result is not kept",), unkept
+        )
     found = committed(store, key)
     if found is None:
         reasons = _difference(store, key) or (f"{step.name}: no result yet",)
         return PlannedStep(step.name, "run", key, reasons)
-    again = "asked to be redone" if step.name in redo else _lost_effect(store, step, found)
+    again = "asked to be redone" if asked_for else _lost_effect(store, step, found)
     if again:
         reasons = (f"{step.name}: {again}",)
         return PlannedStep(step.name, "run", key, reasons, generation=found.generation + 1)
@@ -115,11 +112,12 @@ def plan_step(
 def _key(step: Step, results: Mapping[str, Manifest], *, strict_code: bool) -> StepKey:
     inputs = {}
     for name, source in step.inputs.items():
-        if isinstance(source, External) or source in results:
-            made = source if isinstance(source, External) else results[source]
-            inputs[name] = made.digest
+        if isinstance(source, External):
+            inputs[name] = source.digest
+        elif isinstance(source, str) and source in results:
+            inputs[name] = results[source].digest
     return StepKey(
-        name=step.name,
+        name=step.template or step.name,
         version=step.version,
         params=step.params,
         inputs=inputs,

@@ -1,7 +1,7 @@
 """What is known of a run without opening its steps: what it was to do, and how far it came."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -25,8 +25,23 @@ class StepStatus:
     failure: str = ""
     """Its last failure in one line."""
 
+    manifest: str = ""
+    """Where in the store the manifest of its result is."""
+
     started_at: str = ""
     finished_at: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spec:
+    """What a run is to do."""
+
+    steps: Sequence[Step]
+    recipe: Mapping[str, JSON]
+    """Its resolved values, which make its identity."""
+
+    metadata: Mapping[str, JSON]
+    """What else was recorded with them, such as how to start it again."""
 
 
 @dataclass(slots=True)
@@ -45,12 +60,15 @@ def run_identity(name: str, recipe: Mapping[str, JSON]) -> str:
     return f"{name}-{digest('run', recipe)[:10]}"
 
 
-def write_spec(
-    store: Store, run_id: str, epoch: int, steps: Iterable[Step], recipe: Mapping[str, JSON]
-) -> None:
+def write_spec(store: Store, run_id: str, epoch: int, spec: Spec) -> None:
     """Record once per epoch what the run is to do. Settings are left out: they may hold secrets."""
-    described = [asdict(replace(step, settings={})) for step in steps]
-    data = {"run_id": run_id, "recipe": recipe, "steps": described}
+    described = [asdict(replace(step, settings={})) for step in spec.steps]
+    data = {
+        "run_id": run_id,
+        "recipe": spec.recipe,
+        "metadata": spec.metadata,
+        "steps": described,
+    }
     store.create(epoch_path(run_id, epoch, "spec.json"), json.dumps(data, indent=1).encode())
 
 
@@ -83,7 +101,7 @@ def read_status(store: Store, run_id: str) -> RunStatus:
     found["state"] = RunState(found.get("state", RunState.RUNNING))
     found["steps"] = {name: _step_status(step) for name, step in found.get("steps", {}).items()}
     status = RunStatus(**found)
-    if status.state is RunState.RUNNING and is_abandoned(store, run_id, epoch):
+    if status.state in (RunState.RUNNING, RunState.WAITING) and is_abandoned(store, run_id, epoch):
         status.state = RunState.RESUMABLE
     return status
 

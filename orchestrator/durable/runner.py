@@ -1,34 +1,55 @@
 """Drives a run: reuses what is committed, runs the rest, one tick at a time."""
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
-from orchestrator.durable.artifact import Artifact, open_artifact
-from orchestrator.durable.attempt import Task
-from orchestrator.durable.errors import ClusterError, DurableError, StepFailedError, StoreError
+from orchestrator.durable.artifact import FAILURE, Artifact, open_artifact
+from orchestrator.durable.attempt import Task, commit_failure
+from orchestrator.durable.errors import (
+    ClusterError,
+    DurableError,
+    RunCancelledError,
+    StepFailedError,
+    StoreError,
+)
 from orchestrator.durable.events import Observer
 from orchestrator.durable.executor import Executor, StartExecutor, check_store_reaches
 from orchestrator.durable.failures import Failure, FailureKind, retry_delay_s
+from orchestrator.durable.gates import is_open
+from orchestrator.durable.graph import Graph, items_of, producers
+from orchestrator.durable.inflight import InFlight
 from orchestrator.durable.key import JSON
-from orchestrator.durable.manifest import Manifest
+from orchestrator.durable.manifest import Manifest, committed
 from orchestrator.durable.ownership import Clock, Lease, Ownership, claim
-from orchestrator.durable.planning import PlannedStep, order_steps, plan_step, producers
-from orchestrator.durable.record import RunStatus, StepStatus, now, write_spec, write_status
+from orchestrator.durable.planning import PlannedStep, plan_step
+from orchestrator.durable.record import RunStatus, Spec, StepStatus, now, write_spec, write_status
 from orchestrator.durable.states import DONE, RUN_MOVES, STEP_MOVES, RunState, StepState, move
-from orchestrator.durable.step import Step
+from orchestrator.durable.step import Approval, Each, Step
 from orchestrator.store import Store
 
 _POLL_S = 0.5
+_LOOK_S = 1.0
+"""Between two looks at gates, and at results that other runs are making."""
+
 _STATUS_S = 0.5
+_STATUS_SHARE = 0.02
+"""Of the driver's time that may go into writing its status, which grows with the run."""
+
+_WINDOW = 64
+"""Steps that may overtake one whose resources are not free."""
+
+_AT_ONCE = 256
+"""Attempts that run or are queued at the same time, however little they need."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunResult:
-    """What a finished run leaves: the manifest of every step."""
+    """What a finished run leaves: the manifest of every step whose result is kept."""
 
     store: Store
     manifests: Mapping[str, Manifest]
@@ -51,6 +72,7 @@ class Runner:
         start_executor: Makes the executor when the first step really has to run.
         observer: Who listens.
         recipe: Resolved values of the run, recorded beside it.
+        metadata: Whatever else is to be recorded with them.
         redo: Steps that run again even if committed, as a next generation.
         strict_code: Whether the source of a step's module is part of its key.
         lease: How ownership of the run expires.
@@ -69,24 +91,33 @@ class Runner:
         start_executor: StartExecutor,
         observer: Observer | None = None,
         recipe: Mapping[str, JSON] | None = None,
+        metadata: Mapping[str, JSON] | None = None,
         redo: Collection[str] = (),
         strict_code: bool = False,
         lease: Lease | None = None,
         clock: Clock = time,
     ) -> None:
         self._run_id, self._store, self._clock = run_id, store, clock
-        self._steps = {step.name: step for step in order_steps(steps)}
+        self._graph = Graph(steps)
         self._start_executor, self._observer = start_executor, observer or Observer()
-        self._recipe, self._redo, self._strict_code = recipe or {}, redo, strict_code
+        self._spec = Spec(steps=steps, recipe=recipe or {}, metadata=metadata or {})
+        self._redo, self._strict_code = redo, strict_code
         self._lease = lease or Lease()
         self._executor: Executor | None = None
         self._ownership: Ownership | None = None
-        self._status = RunStatus(run_id, 0, steps={name: StepStatus() for name in self._steps})
-        self._status_due_s = clock.monotonic()
+        self._in_flight: InFlight | None = None
+        self._status = RunStatus(run_id, 0)
+        self._in: dict[StepState, dict[str, None]] = {state: {} for state in StepState}
+        for name in self._graph.steps:
+            self._add(name)
+        self._status_due_s = self._look_due_s = clock.monotonic()
+        self._undecided = deque(self._graph.free())
         self._results: dict[str, Manifest] = {}
         self._plans: dict[str, PlannedStep] = {}
-        self._failures: dict[str, Counter[FailureKind]] = {name: Counter() for name in self._steps}
+        self._attempts: dict[str, Task] = {}
+        self._failures: dict[str, Counter[FailureKind]] = {}
         self._retry_at_s: dict[str, float] = {}
+        self._stop_at_s: dict[str, float] = {}
         self._error: StepFailedError | None = None
 
     def run(self) -> RunResult:
@@ -95,15 +126,14 @@ class Runner:
         Raises:
             StepFailedError: If a step failed for good.
             RunOwnedError: If another driver owns the run.
-            OwnershipLostError: If another driver took it over.
+            OwnershipLostError: If another driver took it over, or somebody cancelled it.
             ClusterError: If a step needs more than there is, or nodes do not share the store.
             KeyboardInterrupt: After everything was stopped; the run can be resumed.
         """
         with ExitStack() as leaving:
             self._start(leaving)
             try:
-                spec = (self._steps.values(), self._recipe)
-                write_spec(self._store, self._run_id, self._status.epoch, *spec)
+                write_spec(self._store, self._run_id, self._status.epoch, self._spec)
                 while not self.tick(_POLL_S):
                     self._rest()
             except BaseException as error:
@@ -112,8 +142,9 @@ class Runner:
             if self._error is not None:
                 self._stop(self._error)
                 raise self._error
-            self._end(RunState.SUCCEEDED)
-        return RunResult(store=self._store, manifests=self._results)
+            self._become(RunState.SUCCEEDED)
+        kept = {name: found for name, found in self._results.items() if found.is_kept}
+        return RunResult(store=self._store, manifests=kept)
 
     def _start(self, leaving: ExitStack) -> None:
         """Take ownership of the run; what must be undone, however it ends, goes to ``leaving``."""
@@ -124,7 +155,8 @@ class Runner:
             clock=self._clock,
             tell=lambda text: self._observer.message("run", text),
         )
-        self._status.epoch = self._ownership.epoch
+        epoch = self._status.epoch = self._ownership.epoch
+        self._in_flight = InFlight(self._store, self._run_id, epoch, self._lease, self._clock)
         leaving.callback(self._ownership.release)
         leaving.callback(self._close)
         self._ownership.keep()
@@ -138,99 +170,248 @@ class Runner:
         if self._ownership is not None:
             self._ownership.check()
         self._collect(wait_s)
+        self._stop_late()
         if self._error is None:
+            self._look()
             self._settle()
             self._submit()
         self._record()
-        if self._in(StepState.RUNNING):
+        if self._in[StepState.RUNNING]:
             return False
-        return self._error is not None or all(s.state in DONE for s in self._status.steps.values())
+        return self._error is not None or len(self._results) == len(self._graph.steps)
 
     @property
     def status(self) -> RunStatus:
         """Where the run stands."""
         return self._status
 
-    def _in(self, state: StepState) -> list[str]:
-        return [name for name, status in self._status.steps.items() if status.state is state]
+    def _add(self, name: str) -> None:
+        self._status.steps[name] = StepStatus()
+        self._in[StepState.WAITING][name] = None
 
     def _move(self, name: str, state: StepState) -> StepStatus:
         status = self._status.steps[name]
+        del self._in[status.state][name]
         status.state = move(STEP_MOVES, status.state, state)
+        self._in[state][name] = None
         return status
 
-    def _end(self, state: RunState) -> None:
-        self._status.state = move(RUN_MOVES, self._status.state, state)
+    def _become(self, state: RunState) -> None:
+        if state is not self._status.state:
+            self._status.state = move(RUN_MOVES, self._status.state, state)
 
     def _collect(self, wait_s: float) -> None:
         for outcome in self._executor.poll(wait_s) if self._executor else ():
             if isinstance(outcome.result, Manifest):
-                self._move(outcome.step, StepState.SUCCEEDED).finished_at = now()
-                self._results[outcome.step] = outcome.result
-                self._observer.step_finished(outcome.step, outcome.result)
+                self._finish(outcome.step, StepState.SUCCEEDED, outcome.result)
             else:
                 self._fail(outcome.step, outcome.result)
 
+    def _finish(self, name: str, state: StepState, manifest: Manifest) -> None:
+        if [file.path for file in manifest.files] == [FAILURE]:
+            state = StepState.CAUGHT
+        self._move(name, state).finished_at = now()
+        self._look_due_s = self._clock.monotonic()
+        self._have(name, manifest)
+        self._forget(name)
+        self._observer.step_finished(name, manifest)
+
+    def _have(self, name: str, manifest: Manifest) -> None:
+        """Note a result, and decide next on the steps that waited for it."""
+        self._status.steps[name].manifest = manifest.path if manifest.is_kept else ""
+        is_known = name in self._results
+        self._results[name] = manifest
+        if not is_known:
+            self._undecided += self._graph.finish(name)
+
+    def _forget(self, name: str) -> None:
+        """Drop what only a step that is not over needs."""
+        self._plans.pop(name, None)
+        self._attempts.pop(name, None)
+        self._failures.pop(name, None)
+        self._stop_at_s.pop(name, None)
+        if self._in_flight is not None and self._graph.steps[name].checkpoint:
+            self._in_flight.end(self._status.steps[name].key)
+
     def _fail(self, name: str, failure: Failure) -> None:
-        counts = self._failures[name]
+        step, status = self._graph.steps[name], self._status.steps[name]
+        failure = failure.under(step.retry)
+        status.failure = f"{failure.error_type}: {failure.message}"
+        if step.catch and failure.kind is FailureKind.PERMANENT:
+            self._observer.step_failed(name, failure, None)
+            manifest = commit_failure(self._attempts[name], failure)
+            self._finish(name, StepState.CAUGHT, manifest)
+            return
+        counts = self._failures.setdefault(name, Counter())
         counts[failure.kind] += 1
-        delay_s = retry_delay_s(failure.kind, counts, self._steps[name].retry)
+        delay_s = retry_delay_s(failure.kind, counts, step.retry)
         if self._error is not None:
             delay_s = None
-        status = self._move(name, StepState.FAILED if delay_s is None else StepState.BACKOFF)
-        status.failure, status.finished_at = f"{failure.error_type}: {failure.message}", now()
+        self._move(name, StepState.FAILED if delay_s is None else StepState.BACKOFF)
+        status.finished_at = now()
         self._observer.step_failed(name, failure, delay_s)
         if delay_s is not None:
             self._retry_at_s[name] = self._clock.monotonic() + delay_s
-        elif self._error is None:
+            return
+        self._forget(name)
+        if self._error is None:
             self._error = failure.raised(name)
 
+    def _stop_late(self) -> None:
+        now_s = self._clock.monotonic()
+        late = [name for name, at_s in self._stop_at_s.items() if at_s <= now_s]
+        if late and self._executor is not None:
+            self._executor.cancel(late)
+        for name in late:
+            del self._stop_at_s[name]
+            timeout_s = self._graph.steps[name].timeout_s
+            self._fail(name, Failure.of(TimeoutError(f"no result after {timeout_s:g} s")))
+
     def _settle(self) -> None:
-        """Reuse or make ready every step whose inputs are there; inputs come first in order."""
-        for name in self._in(StepState.WAITING):
-            step = self._steps[name]
-            if not self._results.keys() >= set(producers(step)):
+        """Decide on every step whose inputs are there: reuse it, fan it out, or make it ready."""
+        while self._undecided:
+            step = self._graph.steps[self._undecided.popleft()]
+            if step.fans_out:
+                self._expand(step)
                 continue
-            planned = plan_step(
-                self._store, step, self._results, redo=self._redo, strict_code=self._strict_code
-            )
-            self._plans[name] = planned
-            self._status.steps[name].key = planned.key.digest
-            if planned.manifest is None:
-                self._move(name, StepState.READY).reasons = planned.reasons
+            planned = self._plan(step)
+            if step.checkpoint and planned.manifest is not None:
+                self._reuse(step.name, planned)
                 continue
-            self._move(name, StepState.REUSED)
-            self._results[name] = planned.manifest
-            self._observer.step_reused(name, planned.manifest)
-            for note in planned.reasons:
-                self._observer.message(name, f"reused although {note}")
+            self._plans[step.name] = planned
+            if planned.manifest is not None and self._graph.is_wanted(step.name):
+                self._move(step.name, StepState.STANDBY)
+                self._have(step.name, planned.manifest)
+            else:
+                self._move(step.name, StepState.READY).reasons = planned.reasons
+
+    def _plan(self, step: Step) -> PlannedStep:
+        planned = plan_step(
+            self._store, step, self._results, redo=self._redo, strict_code=self._strict_code
+        )
+        self._status.steps[step.name].key = planned.key.digest
+        return planned
+
+    def _reuse(self, name: str, planned: PlannedStep) -> None:
+        assert planned.manifest is not None
+        self._move(name, StepState.REUSED)
+        self._have(name, planned.manifest)
+        self._observer.step_reused(name, planned.manifest)
+        for note in planned.reasons:
+            self._observer.message(name, f"reused although {note}")
+
+    def _expand(self, step: Step) -> None:
+        source = next(each.step for each in step.inputs.values() if isinstance(each, Each))
+        before = set(self._graph.steps)
+        self._undecided += self._graph.grow(step.name, items_of(self._store, self._results[source]))
+        self._move(step.name, StepState.EXPANDED)
+        for name in self._graph.steps.keys() - before:
+            self._add(name)
+
+    def _look(self) -> None:
+        """See now and then whether what is held up can go on."""
+        if self._clock.monotonic() < self._look_due_s:
+            return
+        self._look_due_s = self._clock.monotonic() + _LOOK_S
+        for name in [*self._in[StepState.HELD]]:
+            if self._is_open(name):
+                self._move(name, StepState.READY)
+        for name in [*self._in[StepState.ELSEWHERE]]:
+            planned = self._plan(self._graph.steps[name])
+            if planned.manifest is not None:
+                self._reuse(name, planned)
+            elif not self._in_flight or self._in_flight.begin(planned.key.digest, name):
+                self._plans[name] = planned
+                self._move(name, StepState.READY)
 
     def _submit(self) -> None:
-        now_s = self._clock.monotonic()
-        names = [name for name in self._in(StepState.BACKOFF) if self._retry_at_s[name] <= now_s]
-        names += self._in(StepState.READY)
+        names = self._startable()
         if not names:
             return
         executor = self._executor or self._begin()
         capacity = executor.capacity()
-        taken = [self._steps[name].resources for name in self._in(StepState.RUNNING)]
-        cpus = capacity.cpus - sum(each.all_cpus for each in taken)
-        gpus = capacity.gpus - sum(each.all_gpus for each in taken)
+        running = [self._graph.steps[name].resources for name in self._in[StepState.RUNNING]]
+        cpus = capacity.cpus - sum(each.all_cpus for each in running)
+        gpus = capacity.gpus - sum(each.all_gpus for each in running)
+        free, skipped = _AT_ONCE - len(running), 0
         for name in names:
-            needs = self._steps[name].resources
-            if needs.all_cpus <= cpus and needs.all_gpus <= gpus:
-                cpus, gpus = cpus - needs.all_cpus, gpus - needs.all_gpus
-                status = self._move(name, StepState.RUNNING)
-                status.attempt, status.started_at = status.attempt + 1, now()
-                executor.submit(self._task(name, status.attempt))
-                self._observer.step_started(name, status.attempt, status.reasons)
+            needs = self._graph.steps[name].resources
+            if needs.all_cpus > cpus or needs.all_gpus > gpus:
+                skipped += 1
+            elif self._may_start(name):
+                cpus, gpus, free = cpus - needs.all_cpus, gpus - needs.all_gpus, free - 1
+                self._launch(name, executor)
+            if not free or skipped > _WINDOW:
+                break
+
+    def _startable(self) -> list[str]:
+        """Steps to start, as far as resources go: those tried before come first."""
+        now_s = self._clock.monotonic()
+        due = [name for name in self._in[StepState.BACKOFF] if self._retry_at_s[name] <= now_s]
+        for name in due:
+            # An attempt may have committed, and its process died before it could say so.
+            plan = self._plans[name]
+            found = committed(self._store, plan.key) if self._graph.steps[name].checkpoint else None
+            if found is not None and found.generation >= plan.generation:
+                self._finish(name, StepState.SUCCEEDED, found)
+        ready = [name for name in [*self._in[StepState.READY]] if self._is_supplied(name)]
+        return [name for name in due if name in self._in[StepState.BACKOFF]] + ready
+
+    def _is_supplied(self, name: str) -> bool:
+        """Whether the inputs are really there; those that are not kept are made when needed."""
+        unmade = [
+            source
+            for source in producers(self._graph.steps[name])
+            if self._status.steps[source].state not in DONE
+        ]
+        for source in unmade:
+            if source in self._in[StepState.STANDBY]:
+                self._move(source, StepState.READY)
+        return not unmade
+
+    def _may_start(self, name: str) -> bool:
+        """Whether gates are open and no other run makes the same; if not, the step is put aside."""
+        if name not in self._in[StepState.READY]:
+            return True
+        step = self._graph.steps[name]
+        if not self._is_open(name):
+            self._move(name, StepState.HELD)
+            self._observer.message(name, self._gate_text(step))
+            return False
+        key = self._status.steps[name].key
+        if step.checkpoint and self._in_flight and not self._in_flight.begin(key, name):
+            self._move(name, StepState.ELSEWHERE)
+            self._observer.message(name, "the same result is being made; waiting for it")
+            return False
+        return True
+
+    def _is_open(self, name: str) -> bool:
+        gate = self._graph.steps[name].gate
+        key = self._status.steps[name].key
+        return gate is None or is_open(self._store, self._run_id, key, gate)
+
+    def _gate_text(self, step: Step) -> str:
+        if isinstance(step.gate, Approval):
+            what = step.gate.note or "approval"
+            return f"waits for {what}: gammaray approve {self._run_id} {step.name}"
+        return "waits for its time"
+
+    def _launch(self, name: str, executor: Executor) -> None:
+        status = self._move(name, StepState.RUNNING)
+        status.attempt, status.started_at = status.attempt + 1, now()
+        timeout_s = self._graph.steps[name].timeout_s
+        if timeout_s is not None:
+            self._stop_at_s[name] = self._clock.monotonic() + timeout_s
+        self._attempts[name] = self._task(name, status.attempt)
+        executor.submit(self._attempts[name])
+        self._observer.step_started(name, status.attempt, status.reasons)
 
     def _begin(self) -> Executor:
         """Start the executor, and find out before any work what it cannot do."""
         self._executor = self._start_executor(lambda event: event.tell(self._observer))
         capacity = self._executor.capacity()
         check_store_reaches(self._store, capacity.node_ids)
-        for name, step in self._steps.items():
+        for name, step in self._graph.steps.items():
             needs = step.resources
             is_done = self._status.steps[name].state in DONE
             if not is_done and (needs.all_cpus > capacity.cpus or needs.all_gpus > capacity.gpus):
@@ -242,7 +423,7 @@ class Runner:
         return self._executor
 
     def _task(self, name: str, attempt: int) -> Task:
-        step, planned = self._steps[name], self._plans[name]
+        step, planned = self._graph.steps[name], self._plans[name]
         return Task(
             run_id=self._run_id,
             epoch=self._status.epoch,
@@ -254,31 +435,45 @@ class Runner:
             inputs={
                 name: self._results[source] if isinstance(source, str) else source
                 for name, source in step.inputs.items()
+                if not isinstance(source, Each)
             },
         )
 
     def _rest(self) -> None:
-        """Sleep when nothing runs and only a retry's time is awaited."""
-        waits = [self._retry_at_s[name] for name in self._in(StepState.BACKOFF)]
-        if waits and not self._in(StepState.RUNNING):
-            self._clock.sleep(max(0.0, min(_POLL_S, min(waits) - self._clock.monotonic())))
+        """Sleep when nothing runs and only a time, a person or another run is awaited."""
+        held = self._in[StepState.HELD] or self._in[StepState.ELSEWHERE]
+        waits = [self._retry_at_s[name] for name in self._in[StepState.BACKOFF]]
+        is_busy = self._in[StepState.RUNNING] or self._in[StepState.READY]
+        self._become(RunState.WAITING if held and not is_busy else RunState.RUNNING)
+        if (waits or held) and not is_busy:
+            left_s = min(waits, default=inf) - self._clock.monotonic()
+            self._clock.sleep(max(0.0, min(_POLL_S, left_s)))
 
     def _record(self, *, at_once: bool = False) -> None:
         """Write the status now and then. A store that is away for a while stops nobody here."""
-        if at_once or self._clock.monotonic() >= self._status_due_s:
-            self._status_due_s = self._clock.monotonic() + _STATUS_S
+        start_s = self._clock.monotonic()
+        if at_once or start_s >= self._status_due_s:
             with suppress(StoreError, OSError):
                 write_status(self._store, self._status)
+            now_s = self._clock.monotonic()
+            self._status_due_s = now_s + max(_STATUS_S, (now_s - start_s) / _STATUS_SHARE)
 
     def _stop(self, error: BaseException) -> None:
         is_failed = isinstance(error, DurableError) and error.exit_code != 3
-        self._end(RunState.FAILED if is_failed else RunState.RESUMABLE)
-        for name in self._in(StepState.RUNNING):
+        state = RunState.FAILED if is_failed else RunState.RESUMABLE
+        self._become(RunState.CANCELLED if isinstance(error, RunCancelledError) else state)
+        for name in [*self._in[StepState.RUNNING]]:
             self._move(name, StepState.CANCELLED)
         if self._executor is not None:
             self._executor.cancel()
 
     def _close(self) -> None:
         self._record(at_once=True)
+        if self._in_flight is not None:
+            self._in_flight.end_all()
+        for manifest in self._results.values():
+            if not manifest.is_kept and manifest.root:
+                with suppress(StoreError, OSError):
+                    self._store.delete(manifest.root)
         if self._executor is not None:
             self._executor.close()

@@ -11,8 +11,20 @@ class StepState(StrEnum):
     WAITING = "waiting"
     """An input is not there yet."""
 
+    EXPANDED = "expanded"
+    """A fan-out: one step per item stands in its place."""
+
+    STANDBY = "standby"
+    """Its result is not kept, and nobody needed it so far."""
+
     READY = "ready"
     """It must run; resources are not free yet."""
+
+    HELD = "held"
+    """It must run; a timer or a person's approval is awaited."""
+
+    ELSEWHERE = "elsewhere"
+    """Another run is making the same result."""
 
     RUNNING = "running"
     BACKOFF = "backoff"
@@ -20,6 +32,9 @@ class StepState(StrEnum):
 
     REUSED = "reused"
     SUCCEEDED = "succeeded"
+    CAUGHT = "caught"
+    """It failed, and that is its result."""
+
     FAILED = "failed"
     CANCELLED = "cancelled"
 
@@ -28,6 +43,9 @@ class RunState(StrEnum):
     """Where a run stands."""
 
     RUNNING = "running"
+    WAITING = "waiting"
+    """Nothing can go on before a timer, a person, or another run."""
+
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     """A step failed in a way that repeats itself; after a change the same run continues."""
@@ -35,18 +53,34 @@ class RunState(StrEnum):
     RESUMABLE = "resumable"
     """It was stopped from outside; the same command continues it."""
 
+    CANCELLED = "cancelled"
+    """Somebody asked for its end; only the same command continues it, not ``--resume-all``."""
+
 
 State = TypeVar("State", StepState, RunState)
 
 STEP_MOVES: Mapping[StepState, frozenset[StepState]] = {
-    StepState.WAITING: frozenset({StepState.REUSED, StepState.READY, StepState.FAILED}),
-    StepState.READY: frozenset({StepState.RUNNING}),
-    StepState.RUNNING: frozenset(
-        {StepState.SUCCEEDED, StepState.BACKOFF, StepState.FAILED, StepState.CANCELLED}
+    StepState.WAITING: frozenset(
+        {StepState.REUSED, StepState.READY, StepState.EXPANDED, StepState.STANDBY}
     ),
-    StepState.BACKOFF: frozenset({StepState.RUNNING}),
+    StepState.STANDBY: frozenset({StepState.READY}),
+    StepState.READY: frozenset({StepState.RUNNING, StepState.HELD, StepState.ELSEWHERE}),
+    StepState.HELD: frozenset({StepState.READY}),
+    StepState.ELSEWHERE: frozenset({StepState.READY, StepState.REUSED}),
+    StepState.RUNNING: frozenset(
+        {
+            StepState.SUCCEEDED,
+            StepState.CAUGHT,
+            StepState.BACKOFF,
+            StepState.FAILED,
+            StepState.CANCELLED,
+        }
+    ),
+    StepState.BACKOFF: frozenset({StepState.RUNNING, StepState.SUCCEEDED}),
+    StepState.EXPANDED: frozenset(),
     StepState.REUSED: frozenset(),
     StepState.SUCCEEDED: frozenset(),
+    StepState.CAUGHT: frozenset(),
     StepState.FAILED: frozenset(),
     StepState.CANCELLED: frozenset(),
 }
@@ -54,13 +88,15 @@ STEP_MOVES: Mapping[StepState, frozenset[StepState]] = {
 
 RUN_MOVES: Mapping[RunState, frozenset[RunState]] = {
     RunState.RUNNING: frozenset(set(RunState) - {RunState.RUNNING}),
+    RunState.WAITING: frozenset(set(RunState) - {RunState.WAITING}),
     RunState.SUCCEEDED: frozenset({RunState.RUNNING}),
     RunState.FAILED: frozenset({RunState.RUNNING}),
     RunState.RESUMABLE: frozenset({RunState.RUNNING}),
+    RunState.CANCELLED: frozenset({RunState.RUNNING}),
 }
-"""States of a run; from the last three the same command starts the next epoch."""
+"""States of a run; from the last four the same command starts the next epoch."""
 
-DONE = frozenset({StepState.REUSED, StepState.SUCCEEDED})
+DONE = frozenset({StepState.REUSED, StepState.SUCCEEDED, StepState.CAUGHT})
 """Steps whose result is committed."""
 
 

@@ -59,6 +59,9 @@ class Retry:
     backoff_s: float = 1.0
     """Wait before the first retry; doubles each time, up to a minute."""
 
+    errors: tuple[str, ...] = ()
+    """Names of further exception types, such as ``"ModelServerBusy"``, that count as transient."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class External:
@@ -66,6 +69,32 @@ class External:
 
     digest: str
     path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Each:
+    """As an input: the step runs once per item of the list that ``step`` wrote to ``items.json``.
+
+    The item becomes a parameter under the input's name, so an equal item shares its result
+    wherever it stands in the list. A step that takes the fan-out as an input gets all its results.
+    """
+
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A gate that a person opens, with ``gammaray approve RUN STEP``."""
+
+    note: str = ""
+    """What to look at before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """A gate that opens this long after the step could have started; outlasts a restart."""
+
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,8 +110,8 @@ class Step:
     params: Mapping[str, JSON] = field(default_factory=dict)
     """What the result depends on."""
 
-    inputs: Mapping[str, str | External] = field(default_factory=dict)
-    """Input name to the producing step's name, or to data from outside."""
+    inputs: Mapping[str, str | External | Each] = field(default_factory=dict)
+    """Input name to the producing step's name, to data from outside, or to what to fan out over."""
 
     settings: Mapping[str, JSON] = field(default_factory=dict)
     """What the result does not depend on: worker counts, addresses, intervals. Not recorded."""
@@ -99,7 +128,36 @@ class Step:
     effect is still there. If not, the step runs again and a next generation of its manifest
     takes the place of the last."""
 
+    catch: bool = False
+    """Whether a permanent failure is a result: ``failure.json``, which later steps can read as
+    ``Artifact.failure``. What passes (a lost node, a timeout) still ends the run, resumable."""
+
+    checkpoint: bool = True
+    """False for a cheap step: its result is not committed, and made again in a later run or epoch
+    if a step that takes it must run. Steps after it see its key in the place of its result."""
+
+    timeout_s: float | None = None
+    """After this long an attempt is stopped and counts as a transient failure."""
+
+    gate: Approval | Timer | None = None
+    """What to wait for before it runs."""
+
+    metadata: Mapping[str, JSON] = field(default_factory=dict)
+    """Recorded beside the result; changes nothing."""
+
+    template: str = ""
+    """Of one step of a fan-out: the name of the step that was declared."""
+
+    @property
+    def fans_out(self) -> bool:
+        """Whether it stands for one step per item."""
+        return any(isinstance(source, Each) for source in self.inputs.values())
+
     def __post_init__(self) -> None:
+        if sum(isinstance(source, Each) for source in self.inputs.values()) > 1:
+            raise StepError(self.name, "can fan out over one input only")
+        if self.timeout_s is not None and not self.timeout_s > 0:
+            raise StepError(self.name, f"timeout_s must be positive, got {self.timeout_s}")
         for name in (self.name, *self.inputs):
             if not NAME.fullmatch(name):
                 raise StepError(self.name, f"name must match {NAME.pattern}, got {name!r}")
@@ -108,7 +166,7 @@ class Step:
                 raise StepError(self.name, f'expected "package.module:function", got {function!r}')
         if self.version < 1:
             raise StepError(self.name, f"version must be at least 1, got {self.version}")
-        for field_name in ("params", "settings"):
+        for field_name in ("params", "settings", "metadata"):
             try:
                 plain = json.loads(canonical(getattr(self, field_name), field_name))
             except (TypeError, ValueError) as error:

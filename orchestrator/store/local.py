@@ -35,17 +35,22 @@ class LocalStore:
         """The directory as ``open_store`` takes it."""
         return self.root.as_uri() + ("?shared=true" if self.is_shared else "")
 
-    def create(self, path: str, data: bytes) -> bool:
+    def create(self, path: str, data: bytes, *, is_durable: bool = True) -> bool:
         """Write aside, then link: linking to an existing name fails on every POSIX system."""
         target = self.local_path(path)
         with self._aside(path) as aside:
-            _write(aside, data)
-            make_directory(target.parent)
+            if is_durable:
+                _write(aside, data)
+                make_directory(target.parent)
+            else:
+                aside.write_bytes(data)
+                target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(aside, target)
             except FileExistsError:
                 return False
-            sync(target.parent)
+            if is_durable:
+                sync(target.parent)
             return True
 
     def read(self, path: str) -> bytes:

@@ -58,7 +58,7 @@ class FsspecStore:
         """Every machine reaches it."""
         return True
 
-    def create(self, path: str, data: bytes) -> bool:
+    def create(self, path: str, data: bytes, *, is_durable: bool = True) -> bool:
         """Put with If-None-Match, or what the service has in its place.
 
         The answer to a put can be lost, and its repetition then finds the object there: so one

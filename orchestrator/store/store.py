@@ -37,8 +37,10 @@ class Store(Protocol):
     def is_shared(self) -> bool:
         """Whether every machine of a cluster sees the same objects."""
 
-    def create(self, path: str, data: bytes) -> bool:
-        """Write a new object durably, whole or not at all; False if there is one already.
+    def create(self, path: str, data: bytes, *, is_durable: bool = True) -> bool:
+        """Write a new object, whole or not at all; False if there is one already.
+
+        With ``is_durable`` off it may be gone or empty after a power cut.
 
         A remote store may also answer True when the one that is there holds the very same bytes.
         """

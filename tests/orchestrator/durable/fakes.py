@@ -1,7 +1,7 @@
 """Stand-ins that take no time: a clock, a listener, and an executor that follows a script."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from orchestrator.durable import Failure, Manifest, Observer, Resources, Runner, Step, Store
@@ -67,6 +67,7 @@ class ScriptedExecutor:
         self.submitted: list[Task] = []
         self.outcomes: deque[Outcome] = deque()
         self.is_cancelled = self.is_closed = False
+        self.stopped: list[str] = []
 
     def capacity(self) -> Capacity:
         return self._capacity
@@ -78,8 +79,9 @@ class ScriptedExecutor:
         ended, self.outcomes = list(self.outcomes), deque()
         return ended
 
-    def cancel(self) -> None:
-        self.is_cancelled = True
+    def cancel(self, steps: Collection[str] | None = None) -> None:
+        self.is_cancelled = steps is None
+        self.stopped += steps or []
 
     def close(self) -> None:
         self.is_closed = True

@@ -1,6 +1,7 @@
 """What the steps of these tests do; a line in ``settings["log"]`` tells that one ran."""
 
 import errno
+import json
 import os
 import signal
 import time
@@ -112,3 +113,35 @@ def report_from_workers(context: StepContext) -> None:
 
     context_reporter = context.reporter
     ray.get([ray.remote(num_cpus=0)(report).remote(rank) for rank in range(2)])
+
+
+def split(context: StepContext) -> None:
+    """Return the list that the parameters name."""
+    note(context)
+    (context.output / "items.json").write_text(json.dumps(context.params["items"]))
+
+
+def double(context: StepContext) -> None:
+    note(context)
+    item = context.params["item"]
+    assert isinstance(item, int)
+    (context.output / "doubled").write_text(str(2 * item))
+
+
+def add_up(context: StepContext) -> None:
+    note(context)
+    parts = [artifact.path / "doubled" for artifact in context.inputs.values()]
+    (context.output / "sum").write_text(str(sum(int(part.read_text()) for part in parts)))
+
+
+def fail_always(context: StepContext) -> None:
+    note(context)
+    (context.output / "half").write_text("half")
+    raise ZeroDivisionError("a bug")
+
+
+def tell_failure(context: StepContext) -> None:
+    note(context)
+    failures = {name: artifact.failure for name, artifact in context.inputs.items()}
+    (context.output / "failures").write_text(json.dumps(failures, sort_keys=True))
+

@@ -62,7 +62,8 @@ def test_a_reused_run_imports_neither_ray_nor_torch(steps: Steps, tmp_path: Path
     code = f"""
 import sys
 from pathlib import Path
-from orchestrator.durable import Runner, on_ray, open_store, plan
+from orchestrator.durable import Runner, open_store, plan
+from orchestrator.ray_connection import on_ray
 from tests.orchestrator.durable.fakes import Steps
 store = open_store({steps.store.url!r})
 chain = Steps(store, Path({str(tmp_path / "log")!r})).chain()

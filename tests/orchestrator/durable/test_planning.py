@@ -5,7 +5,7 @@ import pytest
 
 from orchestrator.durable import External, Step, Store, open_store, plan
 from orchestrator.durable.errors import ArtifactChangedError, StepError
-from orchestrator.durable.planning import order_steps
+from orchestrator.durable.graph import order_steps
 from tests.orchestrator.durable.fakes import HERE, Steps
 
 

@@ -1,6 +1,6 @@
-"""Attempts as Ray tasks. The only file of this package that imports Ray."""
+"""Attempts of durable steps as Ray tasks."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,15 +59,16 @@ class RayExecutor:
         self._drain()
         return [Outcome(self._running.pop(reference), _result(reference)) for reference in ready]
 
-    def cancel(self) -> None:
-        """Interrupt all tasks; kill those that do not stop within a grace time."""
+    def cancel(self, steps: Collection[str] | None = None) -> None:
+        """Interrupt tasks; kill those that do not stop within a grace time."""
+        pending = [ref for ref, name in self._running.items() if steps is None or name in steps]
         for is_forced in (False, True):
-            for reference in self._running:
+            for reference in pending:
                 ray.cancel(reference, force=is_forced)
-            if self._running:
-                pending = list(self._running)
-                _, left = ray.wait(pending, num_returns=len(pending), timeout=_GRACE_S)
-                self._running = {reference: self._running[reference] for reference in left}
+            if pending:
+                ended, pending = ray.wait(pending, num_returns=len(pending), timeout=_GRACE_S)
+                for reference in ended:
+                    del self._running[reference]
 
     def close(self) -> None:
         """Hand on the last words and remove the board."""
@@ -149,6 +150,7 @@ def describe(error: Exception) -> Failure:
         kind=kind,
         error_type=inner.error_type,
         message=inner.message,
+        error_types=inner.error_types,
         traceback_text=whole.traceback_text,
         error=inner.error,
     )

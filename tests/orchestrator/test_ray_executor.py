@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.durable import StepFailedError, on_ray, read_status
+from orchestrator.durable import StepFailedError, read_status
 from orchestrator.durable.failures import FailureKind
 from orchestrator.durable.states import RunState, StepState
+from orchestrator.ray_connection import on_ray
 from tests.orchestrator.durable.fakes import Listener, Steps
 from workloads.errors import DataError
 
@@ -70,7 +71,7 @@ def test_the_cause_is_found_behind_the_wrappers_of_ray_train() -> None:
         WorkerHealthCheckFailedError,
     )
 
-    from orchestrator.durable.ray_executor import describe
+    from orchestrator.ray_executor import describe
 
     def kind_of(*ranks: Exception) -> tuple[FailureKind, str]:
         failure = describe(WorkerGroupError("failed", dict(enumerate(ranks))))

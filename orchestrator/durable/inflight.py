@@ -1,0 +1,67 @@
+"""What is being made right now, so that two runs that need the same result make it once.
+
+Only a courtesy between drivers: results are safe without it, because a key's first commit wins.
+So the objects need not outlast a power cut, and a driver that died is noticed late, not never.
+"""
+
+import json
+from contextlib import suppress
+
+from orchestrator.durable.ownership import Clock, Lease, epoch_path, is_abandoned, last_epoch
+from orchestrator.store import Store, StoreError
+
+
+class InFlight:
+    """The keys that one owner of a run is working on."""
+
+    def __init__(self, store: Store, run_id: str, epoch: int, lease: Lease, clock: Clock) -> None:
+        self._store, self._lease, self._clock = store, lease, clock
+        self._me = {"run_id": run_id, "epoch": epoch}
+        self._beats: dict[str, tuple[bytes, float]] = {}
+        self._mine: dict[str, str] = {}
+
+    def begin(self, key: str, step: str) -> bool:
+        """Whether ``step`` of this run is to make the result of ``key``.
+
+        If not, another run is at it, or another step of this one that has the same key.
+        """
+        if key in self._mine:
+            return self._mine[key] == step
+        names = self._store.list(f"inflight/{key}")
+        number = int(names[-1].rpartition("/")[2]) + 1 if names else 1
+        if names:
+            with suppress(FileNotFoundError, ValueError):  # it may just be ending
+                if self._is_alive(**json.loads(self._store.read(names[-1]))):
+                    return False
+        record = json.dumps(self._me).encode()
+        if not self._store.create(f"inflight/{key}/{number:06d}", record, is_durable=False):
+            return False
+        self._mine[key] = step
+        return True
+
+    def end(self, key: str) -> None:
+        """Let others go on: the result is there, or this run gave up."""
+        if key in self._mine:
+            del self._mine[key]
+            with suppress(StoreError, OSError):
+                self._store.delete(f"inflight/{key}")
+
+    def end_all(self) -> None:
+        """Give up what is left."""
+        for key in [*self._mine]:
+            self.end(key)
+
+    def _is_alive(self, run_id: str, epoch: int) -> bool:
+        if last_epoch(self._store, run_id) != epoch or is_abandoned(self._store, run_id, epoch):
+            return False
+        path = epoch_path(run_id, epoch, "beat")
+        try:
+            beat = self._store.read(path)
+        except FileNotFoundError:
+            beat = b""
+        now_s = self._clock.monotonic()
+        last, since_s = self._beats.get(path, (None, now_s))
+        if beat != last:
+            self._beats[path] = (beat, now_s)
+            return True
+        return now_s - since_s <= self._lease.ttl_s
