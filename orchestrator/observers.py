@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from orchestrator.durable import Observer
 
 if TYPE_CHECKING:
+    from orchestrator.artifacts.manifest import Manifest
     from orchestrator.durable.failures import Failure
-    from orchestrator.durable.manifest import Manifest
 
 
 class Observers(Observer):

@@ -7,7 +7,7 @@ everything is reused costs neither torch nor Ray.
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from orchestrator.durable import External, Resources, Step
+from orchestrator.durable import Approval, External, Resources, Step
 from orchestrator.errors import PreflightError
 from orchestrator.recipe import DigitsData, GammaMoD, Recipe, Training
 from orchestrator.sources import Fingerprints
@@ -68,7 +68,8 @@ def build_steps(
         Step(
             name="register",
             function="orchestrator.stages.register:register",
-            params=recipe.register_as.model_dump(),
+            params=recipe.register_as.model_dump(exclude={"approval"}),
+            gate=Approval("a look at the evaluation") if recipe.register_as.approval else None,
             inputs={
                 "model": "finetune-mod",
                 "evaluation": "evaluate-mod",

@@ -18,8 +18,8 @@ from rich.progress import (
 from orchestrator.durable import Observer
 
 if TYPE_CHECKING:
+    from orchestrator.artifacts.manifest import Manifest
     from orchestrator.durable.failures import Failure
-    from orchestrator.durable.manifest import Manifest
 
 
 class ProgressBars(Observer):

@@ -7,11 +7,11 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
+from orchestrator.artifacts.manifest import Manifest
 from orchestrator.durable.attempt import Task, execute
 from orchestrator.durable.events import Event, EventReporter
 from orchestrator.durable.executor import Capacity, Outcome, Send
 from orchestrator.durable.failures import Failure, FailureKind, classify
-from orchestrator.durable.manifest import Manifest
 
 _GRACE_S = 10.0
 _SEVEREST_FIRST = (

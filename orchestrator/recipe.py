@@ -139,6 +139,8 @@ class Registration(Section):
     """The name in MLflow's model registry."""
 
     name: str = Field(min_length=1, pattern=r"^[^/:%\"']+$")
+    approval: bool = False
+    """Whether a person must give ``gammaray approve RUN register`` first; never part of a key."""
 
 
 class Workers(Section):
@@ -203,4 +205,5 @@ _NOT_IDENTITY: dict[str, Any] = {
     "tracking": True,
     "align": {"checkpoint_every"},
     "finetune": {"checkpoint_every"},
+    "register_as": {"approval"},
 }

@@ -3,6 +3,9 @@
 import argparse
 
 from orchestrator.commands.output import add_json_flag
+from orchestrator.durable import Store, open_store
+from orchestrator.durable.ownership import last_epoch
+from orchestrator.errors import PreflightError
 from orchestrator.launch import Launch, prepare, store_url
 
 
@@ -24,6 +27,26 @@ def add_store(parser: argparse.ArgumentParser) -> None:
         "(default: $GAMMARAY_STORE, or ~/.gammaray)",
     )
     add_json_flag(parser)
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """A run of a store."""
+    parser.add_argument("run", metavar="RUN", help="a run's id, as `gammaray list` shows it")
+    add_store(parser)
+
+
+def run_of(args: argparse.Namespace) -> tuple[Store, str]:
+    """The store, and the run that was named.
+
+    Raises:
+        PreflightError: If there is no such run.
+    """
+    store = open_store(url_of(args))
+    if not last_epoch(store, args.run):
+        raise PreflightError(
+            f"store {store.url} has no run {args.run!r}; `gammaray list` shows those that there are"
+        )
+    return store, args.run
 
 
 def launch_of(args: argparse.Namespace) -> Launch:

@@ -1,19 +1,25 @@
 """Start a run, or continue it: the same recipe and values are the same run."""
 
 import argparse
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 
 from orchestrator.commands.arguments import add_recipe, launch_of
 from orchestrator.commands.output import console_for, print_json
-from orchestrator.durable import Runner, RunResult, read_status
+from orchestrator.durable import JSON, Runner, RunResult, read_status
 from orchestrator.launch import Launch
 from orchestrator.observers import Observers
 from orchestrator.pipeline import needed_for
 from orchestrator.progress import ProgressBars, ProgressLines
 from orchestrator.ray_connection import connect, on_ray
 from orchestrator.report import from_store, print_summary, summarize
+from orchestrator.runs import tag
+from orchestrator.runs.log import RunLog
 from orchestrator.tracking import MLflowTracker, TrackedRun
 
 
@@ -34,6 +40,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--redo", action="append", default=[], metavar="STEP", help="run STEP again; repeatable"
     )
     parser.add_argument(
+        "--tag", metavar="NAME", help="mark the run, so that `gammaray gc` keeps it"
+    )
+    parser.add_argument(
+        "--background", action="store_true", help="leave it running and return at once"
+    )
+    parser.add_argument(
         "--strict-code", action="store_true", help="a change of a stage's source redoes it"
     )
 
@@ -43,6 +55,8 @@ def execute(args: argparse.Namespace) -> int:
     console = console_for(args)
     launch = launch_of(args)
     _announce(launch, console)
+    if args.background:
+        return _detach(launch, args)
     tracker = _tracker(launch, console)
     status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
     try:
@@ -69,17 +83,49 @@ def _run(
         tracker.open()  # MLflow takes seconds to import, as Ray takes to start
         connect(address, uses_gpus=uses_gpus)
 
-    with ProgressBars(console) if console.is_terminal else ProgressLines(console) as progress:
+    progressing = ProgressBars(console) if console.is_terminal else ProgressLines(console)
+    with progressing as progress, closing(RunLog(launch.store, launch.run_id)) as log:
+        if args.tag:
+            tag(launch.store, launch.run_id, args.tag)
         return Runner(
             launch.run_id,
             needed_for(launch.steps, args.to) if args.to else launch.steps,
             launch.store,
             start_executor=on_ray(start_ray),
-            observer=Observers(progress, tracker),
+            observer=Observers(progress, tracker, log),
             recipe=launch.recipe.identity(),
+            metadata=how_to_start(args),
             redo=args.redo,
             strict_code=args.strict_code,
         ).run()
+
+
+def how_to_start(args: argparse.Namespace) -> dict[str, JSON]:
+    """What ``gammaray resume`` needs to give the same command again."""
+    path = Path(args.recipe)
+    recipe = str(path.resolve()) if path.suffix and path.is_file() else args.recipe
+    return {"recipe": recipe, "overrides": list(args.overrides), "to": list(args.to)}
+
+
+def _detach(launch: Launch, args: argparse.Namespace) -> int:
+    """Start the same command in a session of its own; what it says is in the run's log."""
+    command = [sys.executable, "-m", "orchestrator.cli", "run", args.recipe, *args.overrides]
+    command += ["--store", launch.store.url]
+    for option, values in (("--to", args.to), ("--redo", args.redo)):
+        command += [text for value in values for text in (option, value)]
+    for option, value in (("--address", args.address), ("--tag", args.tag)):
+        command += [option, value] if value else []
+    command += ["--strict-code"] if args.strict_code else []
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(
+        command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
+    )
+    if args.json:
+        print_json({"run_id": launch.run_id, "pid": process.pid})
+    else:
+        text = f"process {process.pid} drives it; watch it with: gammaray status {launch.run_id}"
+        console_for(args).print(text, highlight=False, markup=False, soft_wrap=True)
+    return 0
 
 
 def _tracker(launch: Launch, console: Console) -> MLflowTracker:

@@ -5,24 +5,19 @@ from dataclasses import asdict
 
 from rich.table import Table
 
-from orchestrator.commands.arguments import add_store, url_of
+from orchestrator.commands.arguments import add_run, run_of
 from orchestrator.commands.output import console_for, print_json
-from orchestrator.durable import open_store, read_status
-from orchestrator.errors import PreflightError
+from orchestrator.durable import read_status
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("run", metavar="RUN", help="a run's id, as `gammaray list` shows it")
-    add_store(parser)
+    add_run(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
     """Read the run's own record; no step is opened."""
-    try:
-        status = read_status(open_store(url_of(args)), args.run)
-    except FileNotFoundError as error:
-        raise PreflightError(f"{error}; `gammaray list` shows those that there are") from error
+    status = read_status(*run_of(args))
     if args.json:
         print_json(asdict(status))
         return 0

@@ -1,11 +1,11 @@
-from orchestrator.durable.artifact import Artifact, open_artifact
+from orchestrator.artifacts.artifact import Artifact, open_artifact
+from orchestrator.artifacts.key import JSON, StepKey, canonical, digest, explain
+from orchestrator.artifacts.manifest import Manifest
 from orchestrator.durable.context import StepContext
 from orchestrator.durable.errors import DurableError, StepFailedError
 from orchestrator.durable.events import Observer
 from orchestrator.durable.executor import InProcessExecutor
 from orchestrator.durable.failures import Failure
-from orchestrator.durable.key import JSON, StepKey, canonical, digest, explain
-from orchestrator.durable.manifest import Manifest
 from orchestrator.durable.planning import PlannedStep, plan
 from orchestrator.durable.record import list_runs, read_spec, read_status, run_identity
 from orchestrator.durable.runner import Runner, RunResult

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import socket
 import tempfile
 import time
@@ -12,16 +13,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from orchestrator.durable.artifact import FAILURE, Artifact, open_artifact, store_files
+from orchestrator.artifacts.artifact import FAILURE, Artifact, open_artifact, store_files
+from orchestrator.artifacts.key import JSON, StepKey
+from orchestrator.artifacts.manifest import Manifest, commit, generations
 from orchestrator.durable.context import StepContext
 from orchestrator.durable.errors import StepError, StoreError
 from orchestrator.durable.events import Reporter
 from orchestrator.durable.failures import Failure
-from orchestrator.durable.key import JSON, StepKey
-from orchestrator.durable.manifest import Manifest, commit, generations
 from orchestrator.durable.step import External, Step
 from orchestrator.store import Store
 from orchestrator.store.local import sync
+from orchestrator.store.output import kept_output, output_path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +59,11 @@ def execute(task: Task, reporter: Reporter) -> Manifest:
     Raises:
         Exception: Whatever the function raises; then nothing is committed or left behind.
     """
-    with tempfile.TemporaryDirectory(prefix="gammaray-") as scratch:
+    output = output_path(task.run_id, task.step.name, task.epoch, task.attempt)
+    with (
+        tempfile.TemporaryDirectory(prefix="gammaray-") as scratch,
+        kept_output(task.store, output),
+    ):
         folder = task.store.local_path(task.root) or Path(scratch, "attempt")
         try:
             manifest = _make(task, reporter, folder, Path(scratch, "inputs"))
@@ -76,7 +82,11 @@ def execute(task: Task, reporter: Reporter) -> Manifest:
 
 def commit_failure(task: Task, failure: Failure) -> Manifest:
     """Commit a caught failure in the place of a result; returns the manifest that holds."""
-    record = {"kind": str(failure.kind), "error_type": failure.error_type, "message": failure.message}
+    record = {
+        "kind": str(failure.kind),
+        "error_type": failure.error_type,
+        "message": failure.message,
+    }
     with tempfile.TemporaryDirectory(prefix="gammaray-") as scratch:
         Path(scratch, FAILURE).write_text(json.dumps(record))
         files = store_files(task.store, Path(scratch), f"{task.root}/result")
@@ -108,7 +118,7 @@ def load_function(step: str, function: str) -> Callable[..., Any]:
 
 
 def _make(task: Task, reporter: Reporter, folder: Path, inputs: Path) -> Manifest:
-    started_at, start_s = datetime.now(UTC), time.monotonic()
+    started_at, start_s, cpu_s = datetime.now(UTC), time.monotonic(), _cpu_seconds()
     output, measurement = folder / "result", folder / "measurement"
     output.mkdir(parents=True)
     measurement.mkdir()
@@ -130,13 +140,16 @@ def _make(task: Task, reporter: Reporter, folder: Path, inputs: Path) -> Manifes
             reporter=reporter,
         )
     )
+    files = store_files(task.store, output, f"{task.root}/result")
+    measurements = store_files(task.store, measurement, f"{task.root}/measurement")
+    seconds = time.monotonic() - start_s
     return Manifest(
         key=task.key,
         generation=task.generation,
         root=task.root,
-        files=store_files(task.store, output, f"{task.root}/result"),
+        files=files,
+        measurements=measurements,
         is_kept=task.step.checkpoint,
-        measurements=store_files(task.store, measurement, f"{task.root}/measurement"),
         values={
             "run_id": task.run_id,
             "epoch": task.epoch,
@@ -144,9 +157,19 @@ def _make(task: Task, reporter: Reporter, folder: Path, inputs: Path) -> Manifes
             "metadata": task.step.metadata,
             "host": socket.gethostname(),
             "started_at": started_at.isoformat(),
-            "seconds": round(time.monotonic() - start_s, 3),
+            "seconds": round(seconds, 3),
+            "cpu_seconds": round(_cpu_seconds() - cpu_s, 3),
+            "reserved_cpu_seconds": round(seconds * task.step.resources.all_cpus, 3),
+            "gpu_seconds": round(seconds * task.step.resources.all_gpus, 3),
+            "bytes": sum(file.size for file in (*files, *measurements)),
         },
     )
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of children that ended; Ray's own workers are neither."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
 
 
 def _open(task: Task, name: str, scratch: Path) -> Artifact:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.durable.artifact import Artifact
+from orchestrator.artifacts.artifact import Artifact
+from orchestrator.artifacts.key import JSON
 from orchestrator.durable.events import Reporter
-from orchestrator.durable.key import JSON
 from orchestrator.store import Store
 
 

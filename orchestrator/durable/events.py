@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    from orchestrator.artifacts.manifest import Manifest
     from orchestrator.durable.failures import Failure
-    from orchestrator.durable.manifest import Manifest
 
 
 class Reporter(Protocol):

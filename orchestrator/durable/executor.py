@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from math import inf
 from typing import Protocol, TypeAlias
 
+from orchestrator.artifacts.manifest import Manifest
 from orchestrator.durable.attempt import Task, execute
 from orchestrator.durable.errors import ClusterError
 from orchestrator.durable.events import Event, EventReporter
 from orchestrator.durable.failures import Failure
-from orchestrator.durable.manifest import Manifest
 from orchestrator.store import Store
 
 Send: TypeAlias = Callable[[Event], None]

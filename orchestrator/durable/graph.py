@@ -5,10 +5,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from orchestrator.durable.artifact import read_file
+from orchestrator.artifacts.artifact import read_file
+from orchestrator.artifacts.key import JSON
+from orchestrator.artifacts.manifest import Manifest
 from orchestrator.durable.errors import StepError
-from orchestrator.durable.key import JSON
-from orchestrator.durable.manifest import Manifest
 from orchestrator.durable.step import Each, External, Step
 from orchestrator.store import Store
 

@@ -7,14 +7,11 @@ whether the process is alive.
 """
 
 import json
-import os
-import socket
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.durable.errors import (
@@ -23,6 +20,7 @@ from orchestrator.durable.errors import (
     RunOwnedError,
     StoreError,
 )
+from orchestrator.process import is_dead, process_identity
 from orchestrator.store import Store
 
 
@@ -140,44 +138,6 @@ def describe_owner(store: Store, run_id: str, epoch: int) -> str:
     """Say who holds an epoch, for a person."""
     owner = _owner(store, run_id, epoch)
     return f"process {owner.get('pid')} on {owner.get('host')} (epoch {epoch})"
-
-
-def process_identity() -> dict[str, Any]:
-    """What tells this process from any other on any machine, as far as the system says it."""
-    pid = os.getpid()
-    return {
-        "host": socket.gethostname(),
-        "boot": _boot(),
-        "pid": pid,
-        "process_start": _process_start(pid),
-    }
-
-
-def is_dead(owner: Mapping[str, Any]) -> bool:
-    """Whether the process of an identity is certainly gone: only its own host can tell."""
-    here = process_identity()
-    if not here["boot"] or any(owner.get(name) != here[name] for name in ("host", "boot")):
-        return False
-    return _process_start(int(owner["pid"])) != owner.get("process_start")
-
-
-def _boot() -> str:
-    """Boot of the kernel and process namespace: two containers share the first, not the second."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return ""
-
-
-def _process_start(pid: int) -> str:
-    """Start of a process in ticks since boot; "" when there is none, or only its zombie."""
-    try:
-        # The name in parentheses may hold anything, so fields are counted behind it.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]
 
 
 def _watch(store: Store, run_id: str, epoch: int, lease: Lease, clock: Clock) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from orchestrator.durable.artifact import check_presence, open_artifact
+from orchestrator.artifacts.artifact import check_presence, open_artifact
+from orchestrator.artifacts.key import StepKey, explain, source_digest
+from orchestrator.artifacts.manifest import Manifest, committed, committed_for
 from orchestrator.durable.attempt import load_function
 from orchestrator.durable.graph import Graph, items_of, producers
-from orchestrator.durable.key import StepKey, explain, source_digest
-from orchestrator.durable.manifest import Manifest, committed, committed_for
 from orchestrator.durable.step import Each, External, Step
 from orchestrator.store import Store
 

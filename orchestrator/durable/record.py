@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
-from orchestrator.durable.key import JSON, digest
+from orchestrator.artifacts.key import JSON, digest
 from orchestrator.durable.ownership import epoch_path, is_abandoned, last_epoch
 from orchestrator.durable.states import RunState, StepState
 from orchestrator.durable.step import Step
@@ -79,7 +80,7 @@ def write_status(store: Store, status: RunStatus) -> None:
     store.overwrite(epoch_path(status.run_id, status.epoch, "status.json"), data)
 
 
-def read_spec(store: Store, run_id: str) -> dict[str, JSON]:
+def read_spec(store: Store, run_id: str) -> dict[str, Any]:
     """Return the recipe and steps of a run as last started; raises FileNotFoundError."""
     path = epoch_path(run_id, last_epoch(store, run_id), "spec.json")
     return dict(json.loads(store.read(path)))
@@ -104,6 +105,16 @@ def read_status(store: Store, run_id: str) -> RunStatus:
     if status.state in (RunState.RUNNING, RunState.WAITING) and is_abandoned(store, run_id, epoch):
         status.state = RunState.RESUMABLE
     return status
+
+
+def manifests_of(store: Store, run_id: str) -> set[str]:
+    """Paths of the manifests that any epoch of a run used or made, as far as it could record."""
+    found: set[str] = set()
+    for path in store.list(f"runs/{run_id}/epochs"):
+        if path.endswith("/status.json"):
+            steps = json.loads(store.read(path)).get("steps", {}).values()
+            found |= {step["manifest"] for step in steps if step.get("manifest")}
+    return found
 
 
 def list_runs(store: Store) -> list[str]:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
-from orchestrator.durable.artifact import FAILURE, Artifact, open_artifact
+from orchestrator.artifacts.artifact import FAILURE, Artifact, open_artifact
+from orchestrator.artifacts.key import JSON
+from orchestrator.artifacts.manifest import Manifest, committed
 from orchestrator.durable.attempt import Task, commit_failure
 from orchestrator.durable.errors import (
     ClusterError,
@@ -23,8 +25,6 @@ from orchestrator.durable.failures import Failure, FailureKind, retry_delay_s
 from orchestrator.durable.gates import is_open
 from orchestrator.durable.graph import Graph, items_of, producers
 from orchestrator.durable.inflight import InFlight
-from orchestrator.durable.key import JSON
-from orchestrator.durable.manifest import Manifest, committed
 from orchestrator.durable.ownership import Clock, Lease, Ownership, claim
 from orchestrator.durable.planning import PlannedStep, plan_step
 from orchestrator.durable.record import RunStatus, Spec, StepStatus, now, write_spec, write_status

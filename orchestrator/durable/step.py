@@ -5,8 +5,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from orchestrator.artifacts.key import JSON, canonical
 from orchestrator.durable.errors import StepError
-from orchestrator.durable.key import JSON, canonical
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a step or a run may be called: it becomes part of paths in the store."""

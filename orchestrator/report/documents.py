@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts.manifest import Manifest
 from orchestrator.durable import Artifact, Store
-from orchestrator.durable.manifest import Manifest
 
 Document = Mapping[str, Any]
 

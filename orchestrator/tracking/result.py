@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from orchestrator.durable.manifest import Manifest
+from orchestrator.artifacts.manifest import Manifest
 from orchestrator.store import Store
 from orchestrator.tracking.figures import READ
 

@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from orchestrator.artifacts.manifest import Manifest
 from orchestrator.durable.events import Observer
 from orchestrator.durable.failures import Failure
-from orchestrator.durable.manifest import Manifest
 from orchestrator.store import Store
 from orchestrator.tracking.errors import TrackingError
 from orchestrator.tracking.location import check_reachable, public

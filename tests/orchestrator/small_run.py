@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from orchestrator.artifacts.manifest import committed_for
 from orchestrator.durable import open_store, read_status
-from orchestrator.durable.manifest import committed_for
 
 OVERRIDES = (
     "data.train_scenes=60",

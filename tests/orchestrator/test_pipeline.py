@@ -58,6 +58,15 @@ def test_hardware_and_addresses_are_settings_and_never_parameters(model: Path) -
     assert changed["finetune-mod"].settings["workers"] == 8
 
 
+def test_a_registration_that_needs_approval_is_the_same_registration(model: Path) -> None:
+    held, free = (steps_of(model, *more)["register"] for more in (["register.approval=true"], []))
+    assert held.gate is not None
+    assert free.gate is None
+    assert held.params == free.params
+    recipes = [load_recipe("digits", more) for more in (["register.approval=true"], [])]
+    assert recipes[0].identity() == recipes[1].identity()
+
+
 def test_a_changed_model_file_changes_the_digest_and_a_touched_one_does_not(model: Path) -> None:
     def digest() -> str:
         base = steps_of(model)["align"].inputs["model"]

@@ -1,8 +1,9 @@
+import time
 from pathlib import Path
 
 import pytest
 
-from orchestrator.durable import StepFailedError, read_status
+from orchestrator.durable import Retry, StepFailedError, read_status
 from orchestrator.durable.failures import FailureKind
 from orchestrator.durable.states import RunState, StepState
 from orchestrator.ray_connection import on_ray
@@ -48,6 +49,19 @@ def test_an_error_comes_back_as_it_was_raised(steps: Steps) -> None:
 def test_a_step_may_report_from_workers_of_its_own(steps: Steps) -> None:
     heard = steps.run([steps.step("a", "report_from_workers")], start_executor=ON_RAY).heard
     assert sorted(heard) == ["a finished", "a says from 0", "a says from 1", "a started 1"]
+
+
+def test_a_task_that_takes_too_long_is_stopped(steps: Steps, tmp_path: Path) -> None:
+    slow = steps.step("a", "wait_for_cancel", timeout_s=1, retry=Retry(transient=0))
+    with pytest.raises(StepFailedError, match="no result after 1 s") as caught:
+        steps.run([slow], start_executor=ON_RAY, clock=time)
+    assert caught.value.exit_code == 3
+    assert (tmp_path / "log.stopped").exists()
+
+
+def test_what_a_step_prints_on_ray_is_kept(steps: Steps) -> None:
+    steps.run([steps.step("a", "talk")], start_executor=ON_RAY)
+    assert steps.store.read("runs/run/output/a/e000001-a001.txt") == b"to out\nto err\n"
 
 
 def test_an_interrupt_cancels_the_task(steps: Steps, tmp_path: Path) -> None:

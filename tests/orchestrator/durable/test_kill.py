@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.artifacts.manifest import committed_for
 from orchestrator.durable import read_status
 from orchestrator.durable.errors import RunOwnedError
-from orchestrator.durable.manifest import committed_for
 from orchestrator.durable.ownership import Lease, last_epoch
 from orchestrator.durable.states import RunState
 from tests.orchestrator.durable.fakes import Steps

@@ -1,7 +1,4 @@
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,16 +6,14 @@ from typing import Any
 import pytest
 
 from orchestrator.durable import Store
-from orchestrator.durable import ownership as module
 from orchestrator.durable.errors import OwnershipLostError, RunOwnedError, StoreError
 from orchestrator.durable.ownership import (
     Lease,
     Ownership,
     claim,
-    is_dead,
     last_epoch,
-    process_identity,
 )
+from orchestrator.process import process_identity
 from tests.orchestrator.durable.fakes import FakeClock
 
 LEASE = Lease(ttl_s=30.0, beat_s=3.0)
@@ -47,7 +42,9 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     def go(host: str) -> None:
         identity = process_identity()
-        monkeypatch.setattr(module, "process_identity", lambda: {**identity, "host": host})
+        for module in ("durable.ownership", "process"):
+            name = f"orchestrator.{module}.process_identity"
+            monkeypatch.setattr(name, lambda: {**identity, "host": host})
 
     return go
 
@@ -92,7 +89,7 @@ def test_a_dead_driver_on_another_host_is_waited_for(
     world: World, elsewhere: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.claim()
-    monkeypatch.setattr(module, "_process_start", lambda pid: "never")
+    monkeypatch.setattr("orchestrator.process._process_start", lambda pid: "never")
     elsewhere("other-host")
     start_s = world.clock.now_s
     assert world.claim().epoch == 2
@@ -108,7 +105,7 @@ def test_a_driver_that_ends_while_watched_lets_the_next_one_in(world: World) -> 
 
 def test_of_two_that_take_over_one_wins(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.claim().release()
-    monkeypatch.setattr(module, "last_epoch", lambda store, run_id: 1)
+    monkeypatch.setattr("orchestrator.durable.ownership.last_epoch", lambda store, run_id: 1)
     assert world.claim().epoch == 2
     with pytest.raises(RunOwnedError, match="epoch 2"):
         world.claim()
@@ -130,25 +127,6 @@ def test_a_store_that_is_away_is_forgiven_for_the_time_to_live(
     first.beat()
     with pytest.raises(OwnershipLostError, match=r"could not be reached: store .* gone"):
         first.check()
-
-
-def test_only_a_process_of_this_host_can_be_known_dead() -> None:
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    owner = {
-        **process_identity(),
-        "pid": child.pid,
-        "process_start": module._process_start(child.pid),
-    }
-    assert not is_dead(owner)
-    child.send_signal(signal.SIGKILL)
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert is_dead(owner), "a zombie drives nothing"
-    child.wait()
-    assert is_dead(owner)
-    assert is_dead({**owner, "pid": os.getpid()}), "the number was given to another process"
-    assert not is_dead({**owner, "host": "other"})
-    assert not is_dead({**owner, "boot": "other"})
-    assert not is_dead(process_identity())
 
 
 def test_a_kept_lease_is_renewed_and_released(store: Store) -> None:

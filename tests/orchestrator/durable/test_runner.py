@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.artifacts.manifest import committed_for
 from orchestrator.durable import (
     InProcessExecutor,
     Resources,
@@ -25,7 +26,6 @@ from orchestrator.durable.errors import (
 )
 from orchestrator.durable.executor import Capacity, check_store_reaches
 from orchestrator.durable.failures import FailureKind
-from orchestrator.durable.manifest import committed_for
 from orchestrator.durable.ownership import Lease, claim
 from orchestrator.durable.states import RunState, StepState
 from tests.orchestrator.durable.fakes import (

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.artifacts.manifest import committed_for
 from orchestrator.durable import (
     InProcessExecutor,
     Retry,
@@ -14,7 +15,6 @@ from orchestrator.durable import (
     read_status,
 )
 from orchestrator.durable.failures import FailureKind
-from orchestrator.durable.manifest import committed_for
 from orchestrator.durable.states import StepState
 from tests.orchestrator.durable.fakes import ScriptedExecutor, Steps
 from tests.orchestrator.durable.test_runner import Scripted, states

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from orchestrator.artifacts.manifest import committed_for
 from orchestrator.durable import InProcessExecutor, Runner
 from orchestrator.durable.errors import ArtifactChangedError, RunOwnedError
-from orchestrator.durable.manifest import committed_for
 from orchestrator.durable.ownership import Lease, claim, last_epoch
 from orchestrator.store import Store, StoreError, open_store
 from tests.orchestrator.durable.fakes import FakeClock, Steps

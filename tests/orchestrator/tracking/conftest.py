@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.artifacts.manifest import Manifest
 from orchestrator.durable import StepKey, Store, open_store
-from orchestrator.durable.manifest import Manifest
 from orchestrator.tracking.records import open_client
 
 

@@ -7,9 +7,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from orchestrator.artifacts.manifest import Manifest
 from orchestrator.durable import Store
 from orchestrator.durable.failures import Failure, FailureKind
-from orchestrator.durable.manifest import Manifest
 from orchestrator.tracking import MLflowTracker, TrackedRun, TrackingError
 from orchestrator.tracking.records import Records
 from orchestrator.tracking.shortcut import finished_runs

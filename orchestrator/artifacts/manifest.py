@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.durable.errors import StoreError
-from orchestrator.durable.key import JSON, StepKey, digest
-from orchestrator.store import FileRecord, Store
+from orchestrator.artifacts.key import JSON, StepKey, digest
+from orchestrator.store import FileRecord, Store, StoreError
 
 SCHEMA = 1
 

@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.durable.errors import ArtifactChangedError
-from orchestrator.durable.manifest import Manifest
+from orchestrator.artifacts.errors import ArtifactChangedError
+from orchestrator.artifacts.manifest import Manifest
 from orchestrator.store import FileRecord, Store
 from orchestrator.store.local import file_record, make_directory
 

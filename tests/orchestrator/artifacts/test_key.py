@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from orchestrator.artifacts.key import source_digest
 from orchestrator.durable import StepKey, canonical, digest, explain
-from orchestrator.durable.key import source_digest
 
 KEY = StepKey(
     name="finetune",

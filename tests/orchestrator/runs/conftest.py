@@ -1,0 +1,3 @@
+from tests.orchestrator.durable.conftest import quick_disk, steps, store
+
+__all__ = ["quick_disk", "steps", "store"]
