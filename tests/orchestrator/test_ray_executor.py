@@ -7,8 +7,11 @@ from orchestrator.durable import Retry, StepFailedError, read_status
 from orchestrator.durable.failures import FailureKind
 from orchestrator.durable.states import RunState, StepState
 from orchestrator.ray_connection import on_ray
+from tests.orchestrator.durable.conftest import quick_disk, steps, store
 from tests.orchestrator.durable.fakes import Listener, Steps
 from workloads.errors import DataError
+
+__all__ = ["quick_disk", "steps", "store"]
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 ON_RAY = on_ray(lambda: None)
