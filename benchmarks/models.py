@@ -25,7 +25,7 @@ from workloads.errors import ConversionError
 from workloads.mod import MoDConfig, convert
 
 CHECKED = sorted((*COMMON, *OTHERS, *TEXT_ONLY))
-PATIENCE_S = 120
+PATIENCE_S = 60
 
 
 def main() -> None:

@@ -2,41 +2,31 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from workloads.kinds import TokenKind
+from workloads.mod.config_checks import (
+    Inference,
+    Positions,
+    Reweight,
+    Rounding,
+    RouterInit,
+    RouterInput,
+    WeightNorm,
+    check_config,
+    listed,
+)
 from workloads.mod.schedule import Shape, decay_schedule
 
 SCHEMA_VERSION = 1
 
-Scorer = Literal["binary", "scalar"]
-RouterInit = Literal["zero", "uniform", "xavier"]
-RouterInput = Literal["normed", "raw"]
-WeightNorm = Literal["none", "sigmoid", "softmax", "tanh"]
-Reweight = Literal["routed", "routed+skipped"]
-Rounding = Literal["ceil", "floor"]
-Positions = Literal["original", "compact"]
-Inference = Literal["topk", "threshold"]
 Masked = Literal["none", "question", "question+answer", "image-only"]
-
-ROUTABLE_KINDS = tuple(kind.name.lower() for kind in TokenKind if kind is not TokenKind.PAD)
 
 _MASKED_ROUTABLE: dict[str, tuple[str, ...]] = {
     "none": ("system", "image", "question", "answer"),
     "question": ("system", "image", "answer"),
     "question+answer": ("system", "image"),
     "image-only": ("image",),
-}
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "scorer": get_args(Scorer),
-    "router_init": get_args(RouterInit),
-    "router_input": get_args(RouterInput),
-    "weight_norm": get_args(WeightNorm),
-    "reweight": get_args(Reweight),
-    "rounding": get_args(Rounding),
-    "positions": get_args(Positions),
-    "inference": get_args(Inference),
 }
 
 
@@ -58,8 +48,9 @@ class MoDConfig:
     capacities: tuple[float, ...]
     """Per converted layer: share of the routable tokens it computes, in (0, 1]."""
 
-    scorer: Scorer
-    """``binary``: Linear(h, 2), whose softmax says "compute"; ``scalar``: Linear(h, 1)."""
+    scorer: str
+    """``binary``: Linear(h, 2), whose softmax says "compute"; ``scalar``: Linear(h, 1);
+    ``random``: a baseline; or the name of an entry point in ``gammaray.scorers``."""
 
     shared_router: bool
     """One router for all converted layers, registered on the decoder; else one per layer."""
@@ -122,10 +113,7 @@ class MoDConfig:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, tuple(value))
-        self._check_choices()
-        self._check_layers()
-        self._check_kinds()
-        self._check_scoring()
+        check_config(self)
 
     @classmethod
     def gamma(
@@ -162,8 +150,6 @@ class MoDConfig:
         Raises:
             ValueError: If an argument is out of range.
         """
-        if masked not in _MASKED_ROUTABLE:
-            raise ValueError(f"masked must be one of {_listed(_MASKED_ROUTABLE)}, got {masked!r}")
         layers = tuple(layers)
         return cls(
             layers=layers,
@@ -176,7 +162,7 @@ class MoDConfig:
             weight_norm="softmax",
             reweight="routed",
             weigh_protected=True,
-            routable=_MASKED_ROUTABLE[masked],
+            routable=_routable(masked),
             rounding="ceil",
             aux_weight=aux_weight,
             positions=positions,
@@ -240,6 +226,46 @@ class MoDConfig:
             arank_digest=arank_digest,
         )
 
+    @classmethod
+    def random(
+        cls,
+        *,
+        layers: Sequence[int],
+        capacity_ratio: float | Sequence[float] = 0.66,
+        masked: Masked = "image-only",
+        arank_digest: str | None = None,
+    ) -> "MoDConfig":
+        """The baseline of a learned router: tokens are skipped at random, none is reweighted.
+
+        Args:
+            layers: Layers to convert, 0-based.
+            capacity_ratio: Share of routable tokens computed, one for all layers or one each.
+            masked: Which kinds are protected, as for :meth:`gamma`.
+            arank_digest: Digest of the profile the layers come from.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ValueError: If an argument is out of range.
+        """
+        layers = tuple(layers)
+        return cls(
+            layers=layers,
+            capacities=_per_layer(capacity_ratio, len(layers)),
+            scorer="random",
+            shared_router=True,
+            router_bias=False,
+            router_init="zero",
+            router_input="raw",
+            weight_norm="none",
+            weight_scale=0.0,
+            weight_bias=1.0,
+            routable=_routable(masked),
+            rounding="ceil",
+            arank_digest=arank_digest,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``config.json``, with the version of their layout."""
         values = {
@@ -278,62 +304,12 @@ class MoDConfig:
             names = self.inference_routable
         return tuple(TokenKind[name.upper()] for name in names)
 
-    def _check_choices(self) -> None:
-        for name, allowed in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {_listed(allowed)}, got {value!r}")
-
-    def _check_layers(self) -> None:
-        if not self.layers:
-            raise ValueError("layers must name at least one decoder layer, got none")
-        for layer in self.layers:
-            if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:
-                raise ValueError(f"layers must be indices of 0 or more, got {layer!r}")
-        if list(self.layers) != sorted(set(self.layers)):
-            raise ValueError(f"layers must be ascending without repeats, got {list(self.layers)}")
-        for name in ("capacities", "thresholds"):
-            values = getattr(self, name)
-            if values is not None and len(values) != len(self.layers):
-                raise ValueError(
-                    f"{name} must hold one value for each of the {len(self.layers)} layers, "
-                    f"got {len(values)}"
-                )
-        for layer, capacity in zip(self.layers, self.capacities, strict=True):
-            if not 0.0 < capacity <= 1.0:
-                raise ValueError(f"capacities must be in (0, 1], got {capacity} for layer {layer}")
-
-    def _check_kinds(self) -> None:
-        for name in ("routable", "inference_routable"):
-            kinds = getattr(self, name)
-            if kinds is None:
-                continue
-            if not kinds or not set(kinds) <= set(ROUTABLE_KINDS):
-                raise ValueError(
-                    f"{name} must be a choice of {_listed(ROUTABLE_KINDS)}, got {list(kinds)}"
-                )
-
-    def _check_scoring(self) -> None:
-        if (self.weight_norm == "softmax") != (self.scorer == "binary"):
-            raise ValueError(
-                "weight_norm 'softmax' and scorer 'binary' go together, got "
-                f"weight_norm={self.weight_norm!r} with scorer={self.scorer!r}"
-            )
-        if self.aux_weight < 0.0 or (self.aux_weight > 0.0 and self.scorer != "binary"):
-            raise ValueError(
-                "aux_weight must be 0 or more, and 0 unless scorer is 'binary', got "
-                f"aux_weight={self.aux_weight} with scorer={self.scorer!r}"
-            )
-        if self.inference == "threshold" and (self.thresholds is None or self.scorer != "binary"):
-            raise ValueError(
-                "inference 'threshold' needs scorer 'binary' and thresholds, got "
-                f"scorer={self.scorer!r} and thresholds={self.thresholds}"
-            )
-
 
 def _per_layer(value: float | Sequence[float], num_layers: int) -> tuple[float, ...]:
     return tuple(value) if isinstance(value, Sequence) else (value,) * num_layers
 
 
-def _listed(values: Iterable[str]) -> str:
-    return ", ".join(repr(value) for value in values)
+def _routable(masked: str) -> tuple[str, ...]:
+    if masked not in _MASKED_ROUTABLE:
+        raise ValueError(f"masked must be one of {listed(_MASKED_ROUTABLE)}, got {masked!r}")
+    return _MASKED_ROUTABLE[masked]

@@ -13,7 +13,7 @@ from workloads.mod.decoder import DecoderState, MoDDecoder
 from workloads.mod.foreign import Foreign
 from workloads.mod.forward import MoDModel, image_token_id, model_members
 from workloads.mod.layer import LayerSlot, MoDLayer
-from workloads.mod.router import TokenRouter
+from workloads.mod.scorers import scorer_class
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -105,6 +105,7 @@ def check(model: nn.Module, config: MoDConfig) -> dict[int, Anatomy]:
     beyond = [index for index in config.layers if index >= len(layers)]
     if beyond:
         raise ConversionError(f"layers must be in 0..{len(layers) - 1}, got {beyond}")
+    scorer_class(config)
     _check_attention(decoder)
     _check_images(model, config)
     return _anatomies(decoder, config)
@@ -221,8 +222,8 @@ def _is_plain_causal(config: Foreign) -> bool:
     )
 
 
-def _router(width: int, config: MoDConfig, like: Tensor) -> TokenRouter:
-    return TokenRouter(width, config).to(device=like.device, dtype=like.dtype)
+def _router(width: int, config: MoDConfig, like: Tensor) -> nn.Module:
+    return scorer_class(config)(width, config).to(device=like.device, dtype=like.dtype)
 
 
 def _mod_class(mixin: type[nn.Module], dense_class: type[nn.Module]) -> type[nn.Module]:

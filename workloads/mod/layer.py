@@ -13,7 +13,6 @@ from workloads.mod.cache import MoDCacheLayer
 from workloads.mod.foreign import Foreign
 from workloads.mod.masks import additive, gathered_mask, seen_mask
 from workloads.mod.packing import Packing, pack, unpack
-from workloads.mod.router import TokenRouter
 from workloads.mod.routing import Selection, gather_rows, gather_tokens
 from workloads.mod.routing_pass import RoutingPass
 
@@ -42,7 +41,7 @@ class MoDLayer(nn.Module):
 
     dense_class: ClassVar[type[nn.Module]]
     mod_slot: LayerSlot
-    mod_router: TokenRouter | None
+    mod_router: nn.Module | None
 
     def forward(self, hidden_states: Tensor, *args: Foreign, **kwargs: Foreign) -> Foreign:
         """Run the dense layer on the tokens that the router chose.

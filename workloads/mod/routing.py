@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workloads.mod.config import Rounding
+from workloads.mod.config_checks import Rounding
 
 # Products such as 0.29 * 100 miss the integer they mean by less than this.
 _ROUNDING_SLACK = 1e-6

@@ -122,6 +122,7 @@ class RoutingPass:
     def choose(self, slot: int, logits: Tensor) -> Selection | None:
         """Tokens that the ``slot``-th converted layer computes, or None for all of them."""
         scores = selection_score(logits, self.config)
+        self._check_finite(scores, slot)
         if self.is_training or self.config.inference == "topk":
             return self._best(scores, self.config.capacities[slot])
         return self._above(scores, slot)
@@ -148,6 +149,16 @@ class RoutingPass:
         if length not in self._causal:
             self._causal[length] = causal_mask(length, like.dtype, like.device)
         return self._causal[length]
+
+    def _check_finite(self, scores: Tensor, slot: int) -> None:
+        """NaN sorts above everything, so a broken router would go on in silence."""
+        if scores.device.type != "cpu":
+            torch._assert_async(scores.isfinite().all())  # no wait for the device
+        elif not scores.isfinite().all():
+            raise ValueError(
+                f"router scores of layer {self.config.layers[slot]} are NaN or infinite: look at "
+                "the weights of mod_router and the hidden states before it"
+            )
 
     def _best(self, scores: Tensor, capacity: float) -> Selection | None:
         if capacity not in self._slots:

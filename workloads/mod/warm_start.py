@@ -43,9 +43,12 @@ def warm_start_routers(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -
         Share of the routable tokens that the fitted routers sort as measured, in [0, 1].
 
     Raises:
-        ConversionError: If the batches hold no labels or no routable token.
+        ConversionError: If its scorer is not linear, or the batches hold no labels or no
+            routable token.
     """
     config = mod_config(model)
+    if config.scorer not in ("binary", "scalar"):
+        raise ConversionError(f"a warm start fits linear routers, the scorer is {config.scorer!r}")
     examples: dict[TokenRouter, _Examples] = {}
     # All tokens computed, with weight 1: the dense model, at the routers' inputs.
     dense = replace(
