@@ -103,6 +103,7 @@ OVERRIDES: dict[str, dict[str, object]] = {
     "chameleon": {"vocabulary_map": {"<image>": IMAGE_TOKEN}},
     "cosmos3_edge": ROTARY,
     "ernie4_5_vl_moe": {"text_config.rope_parameters": SECTIONS | {"mrope_section": [3, 3, 2]}},
+    "gemma3": {"mm_tokens_per_image": 4},
     "glm46v": ROTARY,
     "glm4v": ROTARY,
     "glm4v_moe": {
@@ -124,7 +125,8 @@ OVERRIDES: dict[str, dict[str, object]] = {
         "vision_config.model_args": {"embed_dim": 32, "depth": 2, "num_heads": 2},
     },
     "qwen2_5_vl": ROTARY,
-    "qwen2_vl": ROTARY,
+    "qwen2_vl": ROTARY | {"vision_config.hidden_size": 64},
+    "qwen3_vl": {"vision_config.deepstack_visual_indexes": [0, 1]},
 }
 """What the rules cannot know: family to dotted field to value."""
 
