@@ -1,5 +1,6 @@
 """Attempts of durable steps as Ray tasks."""
 
+import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,9 @@ from orchestrator.durable.executor import Capacity, Outcome, Send
 from orchestrator.durable.failures import Failure, FailureKind, classify
 
 _GRACE_S = 10.0
+_DRAIN_S = 0.2
+"""Between two looks at the board while no step ends."""
+
 _SEVEREST_FIRST = (
     # A lost machine makes the other ranks fail in any way, and a bug in one rank breaks the
     # connections of the others.
@@ -32,6 +36,7 @@ class RayExecutor:
         self._board: Any = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
         self._asked: Any = None
         self._running: dict[ray.ObjectRef[Any], str] = {}
+        self._drain_due_s = 0.0
 
     def capacity(self) -> Capacity:
         """All that the cluster's living nodes have."""
@@ -56,8 +61,12 @@ class RayExecutor:
         ready: list[ray.ObjectRef[Any]] = []
         if self._running:
             ready, _ = ray.wait(list(self._running), timeout=wait_s)
-        self._drain()
-        return [Outcome(self._running.pop(reference), _result(reference)) for reference in ready]
+        ended = [(self._running.pop(reference), _result(reference)) for reference in ready]
+        is_due = time.monotonic() >= self._drain_due_s
+        if is_due or any(result.has_spoken for _, result in ended):
+            self._drain()
+            self._drain_due_s = time.monotonic() + _DRAIN_S
+        return [Outcome(step, result.outcome) for step, result in ended]
 
     def cancel(self, steps: Collection[str] | None = None) -> None:
         """Interrupt tasks; kill those that do not stop within a grace time."""
@@ -111,31 +120,44 @@ class Board:
         """Return when all earlier calls of the same process have arrived."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Pin:
     """Leaves events on the board without waiting; travels to further Ray workers."""
 
     board: Any = field(repr=False)
+    was_used: bool = False
 
     def __call__(self, event: Event) -> None:
+        self.was_used = True
         self.board.put.remote(event)
 
 
-def _attempt(task: Task, board: Any) -> Manifest | Failure:  # noqa: ANN401 - Ray's handle type
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    outcome: Manifest | Failure
+    has_spoken: bool
+    """Whether there may be events on the board that have to be handed on first."""
+
+
+def _attempt(task: Task, board: Any) -> _Ended:  # noqa: ANN401 - Ray's handle type
+    pin = _Pin(board)
+    outcome: Manifest | Failure
     try:
-        return execute(task, EventReporter(task.step.name, _Pin(board)))
+        outcome = execute(task, EventReporter(task.step.name, pin))
     except Exception as error:  # noqa: BLE001 - a step may raise anything
-        return describe(error)
+        outcome = describe(error)
     finally:
-        ray.wait([board.flush.remote()], timeout=_GRACE_S)
+        if pin.was_used:
+            ray.wait([board.flush.remote()], timeout=_GRACE_S)
+    return _Ended(outcome, pin.was_used)
 
 
-def _result(reference: "ray.ObjectRef[Any]") -> Manifest | Failure:
+def _result(reference: "ray.ObjectRef[Any]") -> _Ended:
     try:
-        result: Manifest | Failure = ray.get(reference)
+        ended: _Ended = ray.get(reference)
     except RayError as error:
-        return describe(error)
-    return result
+        return _Ended(describe(error), has_spoken=True)
+    return ended
 
 
 def describe(error: Exception) -> Failure:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -85,10 +87,9 @@ def check_presence(store: Store, manifest: Manifest) -> None:
         ArtifactChangedError: If one is missing or of another size.
     """
     folder = store.local_path(manifest.root)
-    if folder is None:
-        return
-    for record in manifest.files:
-        _check_size(manifest, folder / "result" / record.path, record)
+    if folder is not None:
+        for record in manifest.files:
+            _check_size(manifest, f"{folder}/result/{record.path}", record)
 
 
 def store_files(store: Store, folder: Path, root: str) -> tuple[FileRecord, ...]:
@@ -126,7 +127,7 @@ def _fetch(store: Store, manifest: Manifest, path: str, file: Path, record: File
 
 
 def _check(manifest: Manifest, file: Path, record: FileRecord) -> None:
-    _check_size(manifest, file, record)
+    _check_size(manifest, str(file), record)
     sha256 = file_record(file, record.path).sha256
     if sha256 != record.sha256:
         raise ArtifactChangedError(
@@ -134,11 +135,13 @@ def _check(manifest: Manifest, file: Path, record: FileRecord) -> None:
         )
 
 
-def _check_size(manifest: Manifest, file: Path, record: FileRecord) -> None:
-    if not file.is_file():
-        raise ArtifactChangedError(manifest.key.name, str(file), "it is missing")
-    size = file.stat().st_size
-    if size != record.size:
-        raise ArtifactChangedError(
-            manifest.key.name, str(file), f"{size} bytes, committed {record.size}"
-        )
+def _check_size(manifest: Manifest, file: str, record: FileRecord) -> None:
+    try:
+        found = os.stat(file)
+    except (FileNotFoundError, NotADirectoryError):
+        found = None
+    if found is None or not stat.S_ISREG(found.st_mode):
+        raise ArtifactChangedError(manifest.key.name, file, "it is missing")
+    if found.st_size != record.size:
+        reason = f"{found.st_size} bytes, committed {record.size}"
+        raise ArtifactChangedError(manifest.key.name, file, reason)

@@ -6,13 +6,16 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
 JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | float | bool | None"
 
 _SHOWN = 60
+_EXACT = frozenset({str, int, bool, type(None)})
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,9 +34,16 @@ class StepKey:
     strict_code: bool = False
     """Whether ``source`` takes part in the digest or is only remembered."""
 
+    _digest: str = field(default="", init=False, repr=False, compare=False)
+
     @property
     def digest(self) -> str:
         """64 hexadecimal digits; equal exactly when the results may be shared."""
+        if not self._digest:
+            object.__setattr__(self, "_digest", self._compute())
+        return self._digest
+
+    def _compute(self) -> str:
         parts: dict[str, JSON] = {
             "name": self.name,
             "version": self.version,
@@ -53,9 +63,7 @@ def canonical(value: object, where: str = "value") -> bytes:
         TypeError: For paths, names that are not text and all else that JSON does not hold.
         ValueError: For NaN, infinities and broken Unicode.
     """
-    return json.dumps(
-        _plain(value, where), sort_keys=True, ensure_ascii=False, separators=(",", ":")
-    ).encode()
+    return _ENCODER.encode(_plain(value, where)).encode()
 
 
 def digest(tag: str, value: object) -> str:
@@ -63,8 +71,12 @@ def digest(tag: str, value: object) -> str:
     return hashlib.sha256(f"gammaray.{tag}.v1\n".encode() + canonical(value)).hexdigest()
 
 
+@lru_cache(maxsize=1024)
 def source_digest(function: str) -> str:
-    """SHA-256 of the file that holds ``module:function``, found without importing it."""
+    """SHA-256 of the file that holds ``module:function``, found without importing it.
+
+    Read once per process: a run sees one state of the code, also when a file is edited meanwhile.
+    """
     spec = importlib.util.find_spec(function.partition(":")[0])
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         return ""
@@ -107,6 +119,8 @@ def _shown(value: object) -> str:
 
 def _plain(value: object, where: str) -> object:
     """``value`` in exact JSON types."""
+    if type(value) in _EXACT:
+        return value
     if isinstance(value, Mapping):
         for name in value:
             if not isinstance(name, str):

@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from orchestrator.artifacts.key import JSON, StepKey, digest
 from orchestrator.store import FileRecord, Store, StoreError
 
 SCHEMA = 1
+
+_KEY_FIELDS = tuple(each.name for each in fields(StepKey) if each.init)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,12 +36,19 @@ class Manifest:
     is_kept: bool = True
     """False for a result that is not committed; it exists in the driver that made it only."""
 
+    _digest: str = field(default="", init=False, repr=False, compare=False)
+
     @property
     def digest(self) -> str:
         """Result digest: names and contents of the result files, nothing else.
 
         For a result that is not kept its key stands in, which is known without making it.
         """
+        if not self._digest:
+            object.__setattr__(self, "_digest", self._compute())
+        return self._digest
+
+    def _compute(self) -> str:
         if not self.is_kept:
             return digest("unkept", [self.key.digest])
         return digest("result", [[file.path, file.size, file.sha256] for file in self.files])
@@ -47,12 +56,23 @@ class Manifest:
     @property
     def path(self) -> str:
         """Where in the store the manifest itself belongs."""
-        return f"{_folder(self.key)}/{self.generation:06d}.json"
+        return f"{folder_of(self.key)}/{self.generation:06d}.json"
+
+    def to_record(self) -> dict[str, JSON]:
+        """All that is stored, but for what guards it."""
+        return {
+            "key": {name: getattr(self.key, name) for name in _KEY_FIELDS},
+            "generation": self.generation,
+            "root": self.root,
+            "files": [_file(file) for file in self.files],
+            "measurements": [_file(file) for file in self.measurements],
+            "values": self.values,
+            "digest": self.digest,
+        }
 
     def to_json(self) -> dict[str, JSON]:
         """The stored record, sealed with a digest of itself."""
-        record: dict[str, JSON] = {**asdict(self), "schema": SCHEMA, "digest": self.digest}
-        del record["is_kept"]
+        record = self.to_record() | {"schema": SCHEMA}
         return {**record, "seal": digest("manifest", record)}
 
 
@@ -67,7 +87,7 @@ def read_manifest(store: Store, path: str) -> Manifest:
         record = json.loads(store.read(path))
         seal, schema = record.pop("seal"), record.pop("schema")
         if schema == SCHEMA and seal == digest("manifest", {**record, "schema": schema}):
-            return _from_json(record)
+            return from_json(record)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = "is not a manifest: remove it to redo the step"
         raise StoreError(store.url, path, reason) from error
@@ -79,7 +99,7 @@ def read_manifest(store: Store, path: str) -> Manifest:
 
 def generations(store: Store, key: StepKey) -> list[Manifest]:
     """All results for ``key``; the last is the one that holds."""
-    return [read_manifest(store, path) for path in store.list(_folder(key))]
+    return [read_manifest(store, path) for path in store.list(folder_of(key))]
 
 
 def committed(store: Store, key: StepKey) -> Manifest | None:
@@ -105,11 +125,13 @@ def commit(store: Store, manifest: Manifest) -> Manifest:
     return read_manifest(store, manifest.path)
 
 
-def _folder(key: StepKey) -> str:
+def folder_of(key: StepKey) -> str:
+    """Folder of the manifests for ``key``, one per generation."""
     return f"manifests/{key.name}/{key.digest}"
 
 
-def _from_json(record: dict[str, Any]) -> Manifest:
+def from_json(record: Mapping[str, Any]) -> Manifest:
+    """Build it from a stored record."""
     return Manifest(
         key=StepKey(**record["key"]),
         generation=record["generation"],
@@ -118,3 +140,7 @@ def _from_json(record: dict[str, Any]) -> Manifest:
         measurements=tuple(FileRecord(**file) for file in record["measurements"]),
         values=record["values"],
     )
+
+
+def _file(file: FileRecord) -> dict[str, JSON]:
+    return {"path": file.path, "size": file.size, "sha256": file.sha256}

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from orchestrator.artifacts.artifact import check_presence, open_artifact
+from orchestrator.artifacts.catalogue import Catalogue
 from orchestrator.artifacts.key import StepKey, explain, source_digest
 from orchestrator.artifacts.manifest import Manifest, committed, committed_for
 from orchestrator.durable.attempt import load_function
@@ -74,6 +75,7 @@ def plan_step(
     *,
     redo: Collection[str],
     strict_code: bool,
+    catalogue: Catalogue | None = None,
 ) -> PlannedStep:
     """Decide on one step.
 
@@ -83,6 +85,7 @@ def plan_step(
         results: Results that there are, by step; what is missing makes it wait.
         redo: Names of steps that run although there is a result.
         strict_code: Whether the source of a step's module is part of its key.
+        catalogue: Where results are looked up; the store itself by default.
     """
     key = _key(step, results, strict_code=strict_code)
     asked_for = {step.name, step.template} & set(redo)
@@ -97,7 +100,7 @@ def plan_step(
         return PlannedStep(
             step.name, "wait", key, (f"{step.name}: its result is not kept",), unkept
         )
-    found = committed(store, key)
+    found = catalogue.committed(key) if catalogue else committed(store, key)
     if found is None:
         reasons = _difference(store, key) or (f"{step.name}: no result yet",)
         return PlannedStep(step.name, "run", key, reasons)
@@ -106,7 +109,8 @@ def plan_step(
         reasons = (f"{step.name}: {again}",)
         return PlannedStep(step.name, "run", key, reasons, generation=found.generation + 1)
     check_presence(store, found)
-    return PlannedStep(step.name, "reuse", key, tuple(explain(found.key, key)), found)
+    is_same = (found.key.source, found.key.strict_code) == (key.source, key.strict_code)
+    return PlannedStep(step.name, "reuse", key, () if is_same else _notes(found, key), found)
 
 
 def _key(step: Step, results: Mapping[str, Manifest], *, strict_code: bool) -> StepKey:
@@ -124,6 +128,11 @@ def _key(step: Step, results: Mapping[str, Manifest], *, strict_code: bool) -> S
         source=source_digest(step.function),
         strict_code=strict_code,
     )
+
+
+def _notes(found: Manifest, key: StepKey) -> tuple[str, ...]:
+    """What differs although the digest does not: code that is no part of the key."""
+    return tuple(explain(found.key, key))
 
 
 def _lost_effect(store: Store, step: Step, manifest: Manifest) -> str:

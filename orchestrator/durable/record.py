@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from orchestrator.artifacts.key import JSON, digest
@@ -56,6 +57,10 @@ class RunStatus:
     updated_at: str = ""
 
 
+_STEP_FIELDS = tuple(each.name for each in fields(Step))
+_STATUS_FIELDS = tuple(each.name for each in fields(StepStatus))
+
+
 def run_identity(name: str, recipe: Mapping[str, JSON]) -> str:
     """Name of the run of these resolved values: the same values continue the same run."""
     return f"{name}-{digest('run', recipe)[:10]}"
@@ -63,20 +68,34 @@ def run_identity(name: str, recipe: Mapping[str, JSON]) -> str:
 
 def write_spec(store: Store, run_id: str, epoch: int, spec: Spec) -> None:
     """Record once per epoch what the run is to do. Settings are left out: they may hold secrets."""
-    described = [asdict(replace(step, settings={})) for step in spec.steps]
+    described = [
+        {name: getattr(step, name) for name in _STEP_FIELDS if name != "settings"}
+        for step in spec.steps
+    ]
     data = {
         "run_id": run_id,
         "recipe": spec.recipe,
         "metadata": spec.metadata,
         "steps": described,
     }
-    store.create(epoch_path(run_id, epoch, "spec.json"), json.dumps(data, indent=1).encode())
+    store.create(epoch_path(run_id, epoch, "spec.json"), json.dumps(data, default=_plain).encode())
 
 
 def write_status(store: Store, status: RunStatus) -> None:
     """Replace the status of an epoch; a driver that lost the run only writes its own epoch's."""
     status.updated_at = now()
-    data = json.dumps(asdict(status), indent=1).encode()
+    steps = {
+        name: {field_name: getattr(step, field_name) for field_name in _STATUS_FIELDS}
+        for name, step in status.steps.items()
+    }
+    record = {
+        "run_id": status.run_id,
+        "epoch": status.epoch,
+        "state": status.state,
+        "steps": steps,
+        "updated_at": status.updated_at,
+    }
+    data = json.dumps(record).encode()
     store.overwrite(epoch_path(status.run_id, status.epoch, "status.json"), data)
 
 
@@ -120,6 +139,11 @@ def manifests_of(store: Store, run_id: str) -> set[str]:
 def list_runs(store: Store) -> list[str]:
     """Return the ids of all runs in a store, sorted."""
     return sorted({path.split("/")[1] for path in store.list("runs")})
+
+
+@lru_cache(maxsize=4096)
+def _plain(value: Any) -> dict[str, JSON]:  # noqa: ANN401 - parts of steps, all of them frozen
+    return asdict(value)
 
 
 def now() -> str:

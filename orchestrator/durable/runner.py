@@ -9,6 +9,7 @@ from math import inf
 from pathlib import Path
 
 from orchestrator.artifacts.artifact import FAILURE, Artifact, open_artifact
+from orchestrator.artifacts.catalogue import Catalogue
 from orchestrator.artifacts.key import JSON
 from orchestrator.artifacts.manifest import Manifest, committed
 from orchestrator.durable.attempt import Task, commit_failure
@@ -106,6 +107,7 @@ class Runner:
         self._executor: Executor | None = None
         self._ownership: Ownership | None = None
         self._in_flight: InFlight | None = None
+        self._catalogue: Catalogue | None = None
         self._status = RunStatus(run_id, 0)
         self._in: dict[StepState, dict[str, None]] = {state: {} for state in StepState}
         for name in self._graph.steps:
@@ -157,6 +159,7 @@ class Runner:
         )
         epoch = self._status.epoch = self._ownership.epoch
         self._in_flight = InFlight(self._store, self._run_id, epoch, self._lease, self._clock)
+        self._catalogue = Catalogue(self._store, self._run_id, f"e{epoch:06d}")
         leaving.callback(self._ownership.release)
         leaving.callback(self._close)
         self._ownership.keep()
@@ -219,6 +222,8 @@ class Runner:
     def _have(self, name: str, manifest: Manifest) -> None:
         """Note a result, and decide next on the steps that waited for it."""
         self._status.steps[name].manifest = manifest.path if manifest.is_kept else ""
+        if self._catalogue is not None and manifest.is_kept:
+            self._catalogue.add(manifest)
         is_known = name in self._results
         self._results[name] = manifest
         if not is_known:
@@ -287,7 +292,12 @@ class Runner:
 
     def _plan(self, step: Step) -> PlannedStep:
         planned = plan_step(
-            self._store, step, self._results, redo=self._redo, strict_code=self._strict_code
+            self._store,
+            step,
+            self._results,
+            redo=self._redo,
+            strict_code=self._strict_code,
+            catalogue=self._catalogue,
         )
         self._status.steps[step.name].key = planned.key.digest
         return planned
@@ -469,6 +479,8 @@ class Runner:
 
     def _close(self) -> None:
         self._record(at_once=True)
+        if self._catalogue is not None:
+            self._catalogue.flush()
         if self._in_flight is not None:
             self._in_flight.end_all()
         for manifest in self._results.values():

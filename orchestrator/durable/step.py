@@ -154,10 +154,18 @@ class Step:
         return any(isinstance(source, Each) for source in self.inputs.values())
 
     def __post_init__(self) -> None:
-        if sum(isinstance(source, Each) for source in self.inputs.values()) > 1:
-            raise StepError(self.name, "can fan out over one input only")
-        if self.timeout_s is not None and not self.timeout_s > 0:
-            raise StepError(self.name, f"timeout_s must be positive, got {self.timeout_s}")
+        self._check()
+        for field_name in ("params", "settings", "metadata"):
+            if not getattr(self, field_name):
+                continue
+            try:
+                plain = json.loads(canonical(getattr(self, field_name), field_name))
+            except (TypeError, ValueError) as error:
+                raise StepError(self.name, str(error)) from error
+            # What runs sees what the key saw: lists for tuples, plain dicts for any mapping.
+            object.__setattr__(self, field_name, plain)
+
+    def _check(self) -> None:
         for name in (self.name, *self.inputs):
             if not NAME.fullmatch(name):
                 raise StepError(self.name, f"name must match {NAME.pattern}, got {name!r}")
@@ -166,10 +174,7 @@ class Step:
                 raise StepError(self.name, f'expected "package.module:function", got {function!r}')
         if self.version < 1:
             raise StepError(self.name, f"version must be at least 1, got {self.version}")
-        for field_name in ("params", "settings", "metadata"):
-            try:
-                plain = json.loads(canonical(getattr(self, field_name), field_name))
-            except (TypeError, ValueError) as error:
-                raise StepError(self.name, str(error)) from error
-            # What runs sees what the key saw: lists for tuples, plain dicts for any mapping.
-            object.__setattr__(self, field_name, plain)
+        if self.timeout_s is not None and not self.timeout_s > 0:
+            raise StepError(self.name, f"timeout_s must be positive, got {self.timeout_s}")
+        if sum(isinstance(source, Each) for source in self.inputs.values()) > 1:
+            raise StepError(self.name, "can fan out over one input only")

@@ -39,18 +39,19 @@ class LocalStore:
         """Write aside, then link: linking to an existing name fails on every POSIX system."""
         target = self.local_path(path)
         with self._aside(path) as aside:
+            # Directories first: what makes the data durable then does the same to their names.
+            changed = _make_directories(target.parent)
             if is_durable:
                 _write(aside, data)
-                make_directory(target.parent)
             else:
                 aside.write_bytes(data)
-                target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(aside, target)
             except FileExistsError:
                 return False
             if is_durable:
-                sync(target.parent)
+                for folder in (target.parent, *changed):
+                    sync(folder)
             return True
 
     def read(self, path: str) -> bytes:
@@ -72,8 +73,9 @@ class LocalStore:
 
     def list(self, prefix: str) -> list[str]:
         """All files below a directory."""
+        start = len(str(self.root)) + 1
         return sorted(
-            Path(folder, name).relative_to(self.root).as_posix()
+            f"{folder}/{name}"[start:]
             for folder, _, names in os.walk(self.local_path(prefix))
             for name in names
         )
@@ -94,9 +96,9 @@ class LocalStore:
             if local.resolve() == target:
                 sync(target)
             else:
+                make_directory(target.parent)
                 shutil.copyfile(local, aside)
                 sync(aside)
-                make_directory(target.parent)
                 aside.replace(target)
                 sync(target.parent)
         return file_record(target, path)
@@ -145,10 +147,17 @@ def file_record(file: Path, path: str) -> FileRecord:
 
 def make_directory(folder: Path) -> None:
     """Make a directory and its parents so that they outlast a power cut."""
-    if not folder.is_dir():
-        make_directory(folder.parent)
-        folder.mkdir(exist_ok=True)
-        sync(folder.parent)
+    for changed in _make_directories(folder):
+        sync(changed)
+
+
+def _make_directories(folder: Path) -> list[Path]:
+    """Make a directory and its parents; returns those that have a new name in them."""
+    if folder.is_dir():
+        return []
+    changed = _make_directories(folder.parent)
+    folder.mkdir(exist_ok=True)
+    return [folder.parent, *changed]
 
 
 def sync(path: Path) -> None:

@@ -23,8 +23,10 @@ def kept_output(store: Store, path: str) -> Iterator[None]:
     In a local store it is there at once, in a remote one at the end of the block.
     """
     with ExitStack() as leaving:
-        scratch = Path(leaving.enter_context(tempfile.TemporaryDirectory(prefix="gammaray-")))
-        file = store.local_path(path) or scratch / "output"
+        file = store.local_path(path)
+        if file is None:
+            scratch = leaving.enter_context(tempfile.TemporaryDirectory(prefix="gammaray-"))
+            file = Path(scratch, "output")
         copy = _Copy(file)
         leaving.callback(_keep, store, path, file)
         leaving.callback(copy.close)

@@ -89,6 +89,15 @@ def test_a_graph_shows_what_takes_what(finished: Steps, shell: Shell) -> None:
     assert "└── b: succeeded" in shell("graph", "good")
 
 
+def test_the_ledger_tells_what_each_result_has_cost(finished: Steps, shell: Shell) -> None:
+    found = shell.json("status", "good", "--ledger")
+    assert [cost["step"] for cost in found["steps"]] == ["a", "b", "c"]
+    assert {(cost["run_id"], cost["attempt"]) for cost in found["steps"]} == {("good", 1)}
+    assert all(cost["bytes"] > 0 and cost["seconds"] >= 0 for cost in found["steps"])
+    assert found["total"]["bytes"] == sum(cost["bytes"] for cost in found["steps"])
+    assert "GPU s" in shell("status", "good", "--ledger")
+
+
 def test_a_waiting_step_is_approved(steps: Steps, shell: Shell) -> None:
     runner = Scripted(steps).of(steps.step("a", gate=Approval()))
     runner._status.epoch = 1
