@@ -152,3 +152,14 @@ def talk(context: StepContext) -> None:
     sys.stdout.write("to out\n")
     sys.stderr.write("to err\n")
     write(context)
+
+
+def write_by_key(context: StepContext) -> None:
+    """Write what comes in; note the key."""
+    with log(context).open("a") as file:
+        file.write(f"{context.key}\n")
+    taken = [
+        (name, (artifact.path / "text").read_text())
+        for name, artifact in sorted(context.inputs.items())
+    ]
+    (context.output / "text").write_text(f"{context.params} {taken}")
