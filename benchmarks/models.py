@@ -11,6 +11,7 @@ import multiprocessing
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
@@ -33,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    torch.set_num_threads(1)  # a forked process cannot use the threads of its parent
     others = sorted(set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES) - set(CHECKED))
     checked = [f"| `{family}` | {_tried(family)} |" for family in CHECKED]
     refused = [f"| `{family}` | {_tried(family)} |" for family in others]

@@ -110,6 +110,16 @@ def test_prompt_lookup_says_what_greedy_says():
     assert torch.equal(model.generate(**batch, **GREEDY, prompt_lookup_num_tokens=2), greedy)
 
 
+def test_assisted_generation_says_what_greedy_says():
+    config = MoDConfig.p_mod(tiny.NUM_LAYERS, routable=("system", "question"))
+    model = tiny.randomize_routers(convert(tiny.llama(), config))
+    batch = tiny.batch([tiny.row(images=0, question=12)])
+    del batch["token_kinds"]  # the assistant, a dense model, would not know them
+    assistant = tiny.llama(seed=1)
+    greedy = model.generate(**batch, **GREEDY)
+    assert torch.equal(model.generate(**batch, **GREEDY, assistant_model=assistant), greedy)
+
+
 def test_kinds_are_derived_if_none_are_given():
     config = replace(GAMMA, routable=("image",))
     model = converted(config)
