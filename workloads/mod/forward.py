@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from workloads.kinds import TokenKind
 from workloads.mod.config import MoDConfig
@@ -82,6 +83,9 @@ class MoDModel(nn.Module):
         if token_kinds is not None:
             tokens = inputs.get("inputs_embeds")
             tokens = inputs["input_ids"] if tokens is None else tokens
+            # Candidates of an assistant stand behind what the kinds cover.
+            ahead = max(input_ids.shape[1] - token_kinds.shape[1], 0)
+            token_kinds = F.pad(token_kinds, (0, ahead), value=TokenKind.ANSWER)
             inputs["token_kinds"] = token_kinds[:, -tokens.shape[1] :]
         return inputs
 
@@ -115,7 +119,7 @@ class MoDModel(nn.Module):
         model_kwargs: dict[str, Any],
         *args: Foreign,
         **kwargs: Foreign,
-    ) -> Foreign:
+    ) -> None:
         implementation = generation_config.cache_implementation
         if implementation not in _CACHES:
             raise ValueError(
@@ -127,9 +131,13 @@ class MoDModel(nn.Module):
                 "prefill_chunk_size would choose tokens chunk by chunk and change the result, "
                 "leave it out"
             )
-        return super()._prepare_cache_for_generation(  # type: ignore[misc]
+        super()._prepare_cache_for_generation(  # type: ignore[misc]
             generation_config, model_kwargs, *args, **kwargs
         )
+        cache = model_kwargs.get("past_key_values")
+        for name in ("attention_mask", "position_ids"):
+            if cache is not None and isinstance(model_kwargs.get(name), Tensor):
+                cache.mod_prompt_length = model_kwargs[name].shape[-1]
 
     def _default_kinds(self, call: dict[str, Any]) -> Tensor:
         input_ids = call.get("input_ids")
@@ -141,6 +149,7 @@ class MoDModel(nn.Module):
             image_token_id=image_token_id(self.config),
             labels=call.get("labels"),
             past_length=0 if past is None else int(past.get_seq_length()),
+            prompt_length=getattr(past, "mod_prompt_length", None),
         )
 
     def _add_router_loss(

@@ -8,11 +8,16 @@ from workloads.mod.foreign import Foreign
 
 
 def default_kinds(
-    input_ids: Tensor, *, image_token_id: int | None, labels: Tensor | None, past_length: int
+    input_ids: Tensor,
+    *,
+    image_token_id: int | None,
+    labels: Tensor | None,
+    past_length: int,
+    prompt_length: int | None = None,
 ) -> Tensor:
     """Kinds of tokens as far as their ids tell: images, answers by their labels, questions else.
 
-    Tokens after a non-empty cache are generated ones, so answers. The chat template knows
+    Tokens behind the prompt are generated ones, so answers. The chat template knows
     more: prefer kinds from the processor where there are any.
 
     Args:
@@ -20,12 +25,15 @@ def default_kinds(
         image_token_id: Id that stands for one image feature, if the model takes images.
         labels: int64 ``(batch, seq)``, -100 where there is nothing to learn.
         past_length: Tokens already in the cache.
+        prompt_length: Where the prompt ends in the whole sequence; None if only the cache tells.
 
     Returns:
         int64 ``(batch, seq)`` without padding.
     """
-    text = TokenKind.ANSWER if past_length > 0 else TokenKind.QUESTION
-    kinds = torch.full_like(input_ids, text)
+    kinds = torch.full_like(input_ids, TokenKind.QUESTION)
+    if prompt_length is None:
+        prompt_length = past_length if past_length > 0 else past_length + kinds.shape[1]
+    kinds[:, max(prompt_length - past_length, 0) :] = TokenKind.ANSWER
     if labels is not None:
         kinds = kinds.masked_fill(labels != -100, TokenKind.ANSWER)
     if image_token_id is not None:

@@ -103,16 +103,29 @@ def test_beams_keep_their_own_caches(config):
     assert torch.equal(model.generate(**batch, **beams, use_cache=False), cached)
 
 
-def test_prompt_lookup_says_what_greedy_says():
-    model = converted(CONFIGS["p_mod"])
-    batch = tiny.batch([tiny.row(images=1, question=8)])
+EVERY_KIND = MoDConfig.p_mod(tiny.NUM_LAYERS, routable=("system", "image", "question", "answer"))
+
+
+def repeating_row():
+    """A prompt that ends as it began: looked up, it has candidates for the first forward."""
+    ids, kinds, images = tiny.row(images=0, system=4, question=12)
+    ids[-4:] = ids[:4]
+    return ids, kinds, images
+
+
+@pytest.mark.parametrize("derived", [False, True], ids=["kinds given", "kinds derived"])
+def test_prompt_lookup_says_what_greedy_says(derived):
+    model = converted(EVERY_KIND)
+    batch = tiny.batch([repeating_row()])
+    if derived:
+        del batch["token_kinds"]
     greedy = model.generate(**batch, **GREEDY)
     assert torch.equal(model.generate(**batch, **GREEDY, prompt_lookup_num_tokens=2), greedy)
 
 
 def test_assisted_generation_says_what_greedy_says():
-    config = MoDConfig.p_mod(tiny.NUM_LAYERS, routable=("system", "question"))
-    model = tiny.randomize_routers(convert(tiny.llama(), config))
+    config = replace(EVERY_KIND, routable=("system", "question"))
+    model = tiny.randomize_routers(convert(tiny.llama(), config), scale=0.05)
     batch = tiny.batch([tiny.row(images=0, question=12)])
     del batch["token_kinds"]  # the assistant, a dense model, would not know them
     assistant = tiny.llama(seed=1)
