@@ -1,67 +1,127 @@
-"""Time of a Mixture-of-Depths decoder over its dense twin's, side by side in one process.
+"""Time and memory of a Mixture-of-Depths decoder over its dense twin's, side by side.
 
-    OMP_NUM_THREADS=2 python benchmarks/mod.py
-    OMP_NUM_THREADS=2 python benchmarks/mod.py --methods gamma --work train --batches 16
+    OMP_NUM_THREADS=2 python benchmarks/mod.py --out docs/results/mod.md
+    OMP_NUM_THREADS=2 python benchmarks/mod.py --only "prefill, batch 4"
 
 A random Llama-shaped decoder (hidden 512, 8 layers, 8 heads, intermediate 1376), 1,024 image
-and 64 text tokens, fp32. Dense and converted runs alternate; the medians' ratio is divided by
-the ratio of operations (matrix products and full attention, as in the papers' closed form).
-Only ratios of one run mean anything; the machine has to be otherwise idle.
+and 64 text tokens, fp32. Dense and converted runs alternate; a row's figure is the median of the
+pairs' ratios, and stands beside the ratio of operations (matrix products and full attention, as in
+the papers' closed form). Only ratios of one run mean anything.
 """
 
 import argparse
 import copy
+import multiprocessing
+import os
+import platform
+import resource
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from workloads.evaluation import DecoderShape, decoder_flops, kv_cache_bytes
 from workloads.kinds import TokenKind
 from workloads.mod import MoDConfig, convert
+from workloads.mod.routing import routed_count
 
 HIDDEN, LAYERS, INTERMEDIATE, VOCABULARY = 512, 8, 1376, 1000
 IMAGE, TEXT = 1024, 64
-MOD_LAYERS = tuple(range(1, LAYERS))
-DECODED = 32
-WARM_UPS = 2
+DECODED = 128
+WARM_UPS, REPEATS = 2, 7
+
+Batch = dict[str, Tensor]
 
 
-def configuration(method: str, capacity: float) -> MoDConfig:
-    """Seven layers at one capacity, images routable, the best tokens at inference too."""
-    capacities = (capacity,) * len(MOD_LAYERS)
-    if method == "gamma":
-        config = MoDConfig.gamma(layers=MOD_LAYERS, capacity_ratio=capacity, masked="image-only")
-        return replace(config, inference="topk")
-    return replace(MoDConfig.p_mod(LAYERS), layers=MOD_LAYERS, capacities=capacities)
+def gamma(layers: Sequence[int], capacity: float) -> MoDConfig:
+    """gamma-MoD with images routable, and the best tokens at inference too."""
+    config = MoDConfig.gamma(layers=layers, capacity_ratio=capacity, masked="image-only")
+    return replace(config, inference="topk")
 
 
-def twins(method: str, capacity: float) -> tuple[nn.Module, nn.Module]:
+def p_mod(layers: Sequence[int], capacity: float) -> MoDConfig:
+    """p-MoD at one capacity."""
+    plain = MoDConfig.p_mod(LAYERS)
+    return replace(plain, layers=tuple(layers), capacities=(capacity,) * len(layers))
+
+
+SEVEN = tuple(range(1, LAYERS))
+
+CONFIGS: dict[str, MoDConfig] = {
+    "gamma": gamma(SEVEN, 0.5),
+    "p_mod": p_mod(SEVEN, 0.5),
+    "gamma, nothing skipped": gamma(SEVEN, 1.0),
+    "p_mod, nothing skipped": p_mod(SEVEN, 1.0),
+    "gamma, layers of the release": gamma((3, 4, 5, 6), 0.5),
+    "p_mod, decay of the release": MoDConfig.p_mod(LAYERS),
+}
+
+RELEASED = {
+    ("gamma, layers of the release", "train"): "0.771 to 0.785",
+    ("p_mod, decay of the release", "train"): "0.588 to 0.590",
+    ("p_mod, decay of the release", "prefill"): "0.593 to 0.618",
+    ("gamma, nothing skipped", "prefill"): "1.022 to 1.031",
+}
+"""Ratios of the authors' code on this shape and machine kind, batch 1, measured apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One comparison."""
+
+    config: str
+    work: str
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.config}: {self.work}, batch {self.batch}"
+
+
+def rows() -> Iterator[Row]:
+    """The table, row by row."""
+    for config in CONFIGS:
+        yield Row(config, "train", 1)
+        yield Row(config, "prefill", 1)
+    for config in ("gamma", "p_mod"):
+        yield Row(config, "train", 4)
+        yield Row(config, "prefill", 4)
+        yield Row(config, "prefill", 16)
+        yield Row(config, "memory", 1)
+    for size in (1, 4, 16):
+        yield Row("gamma", "decode", size)
+
+
+def twins(config: MoDConfig) -> tuple[LlamaForCausalLM, LlamaForCausalLM]:
     """A dense decoder and its converted copy, with routers that part the tokens."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=HIDDEN,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        intermediate_size=INTERMEDIATE,
-        vocab_size=VOCABULARY,
-        max_position_embeddings=4096,
+    dense = LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=HIDDEN,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=8,
+            num_key_value_heads=8,
+            intermediate_size=INTERMEDIATE,
+            vocab_size=VOCABULARY,
+            max_position_embeddings=4096,
+        )
     )
-    dense = LlamaForCausalLM(config)
     dense.config.image_token_id = VOCABULARY - 1
-    mod = convert(copy.deepcopy(dense), configuration(method, capacity))
+    mod = convert(copy.deepcopy(dense), config)
     for name, parameter in mod.named_parameters():
         if "mod_router" in name:
             nn.init.normal_(parameter, std=0.02)
     return dense, mod
 
 
-def batch_of(size: int) -> dict[str, Tensor]:
+def batch_of(size: int) -> Batch:
     """Rows of system text, an image and a question."""
     ids = torch.randint(VOCABULARY - 1, (size, IMAGE + TEXT))
     kinds = torch.full(ids.shape, int(TokenKind.QUESTION))
@@ -69,20 +129,30 @@ def batch_of(size: int) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_kinds": kinds}
 
 
-def train(model: nn.Module, inputs: dict[str, Tensor]) -> None:
-    """One forward and backward."""
+def without_kinds(inputs: Batch) -> Batch:
+    """What a dense model takes."""
+    return {name: tensor for name, tensor in inputs.items() if name != "token_kinds"}
+
+
+def train(model: nn.Module, inputs: Batch) -> float:
+    """Seconds of one forward and backward."""
     model.train().zero_grad(set_to_none=True)
+    start = time.perf_counter()
     model(**inputs, labels=inputs["input_ids"], use_cache=False).loss.backward()
+    return time.perf_counter() - start
 
 
 @torch.no_grad()
-def prefill(model: nn.Module, inputs: dict[str, Tensor]) -> None:
-    """One forward that fills a cache."""
-    model.eval()(**inputs, use_cache=True)
+def prefill(model: nn.Module, inputs: Batch) -> float:
+    """Seconds of one forward that fills a cache."""
+    model.eval()
+    start = time.perf_counter()
+    model(**inputs, use_cache=True)
+    return time.perf_counter() - start
 
 
 @torch.no_grad()
-def decode(model: nn.Module, inputs: dict[str, Tensor]) -> float:
+def decode(model: nn.Module, inputs: Batch) -> float:
     """Seconds for new tokens behind a prompt that is not timed."""
     mask = inputs["attention_mask"]
     outputs = model.eval()(**inputs, use_cache=True, logits_to_keep=1)
@@ -96,78 +166,123 @@ def decode(model: nn.Module, inputs: dict[str, Tensor]) -> float:
     return time.perf_counter() - start
 
 
-WORK: dict[str, Callable[[nn.Module, dict[str, Tensor]], float | None]] = {
+WORK: dict[str, Callable[[nn.Module, Batch], float]] = {
     "train": train,
     "prefill": prefill,
     "decode": decode,
 }
 
 
-def seconds(run: Callable[[], float | None]) -> float:
-    """Time of a run, its own measure if it has one."""
-    start = time.perf_counter()
-    measured = run()
-    return time.perf_counter() - start if measured is None else measured
+def kept(config: MoDConfig) -> list[int]:
+    """Tokens that each layer computes of one row."""
+    counts = [IMAGE + TEXT] * LAYERS
+    for layer, capacity in zip(config.layers, config.capacities, strict=True):
+        counts[layer] = TEXT + routed_count(IMAGE, capacity, config.rounding)
+    return counts
 
 
-def layer_operations(tokens: float) -> float:
-    """Multiply-adds times two of one layer on ``tokens`` tokens."""
-    products = 2 * tokens * (4 * HIDDEN**2 + 3 * HIDDEN * INTERMEDIATE)
-    return products + 4 * tokens**2 * HIDDEN
-
-
-def operations_ratio(capacity: float) -> float:
+def operations_ratio(config: MoDConfig, dense: LlamaForCausalLM) -> float:
     """Operations of the converted decoder over the dense one's, head included."""
-    head = 2 * (IMAGE + TEXT) * HIDDEN * VOCABULARY
-    whole, kept = layer_operations(IMAGE + TEXT), layer_operations(TEXT + IMAGE * capacity)
-    dense_layers = LAYERS - len(MOD_LAYERS)
-    return (dense_layers * whole + len(MOD_LAYERS) * kept + head) / (LAYERS * whole + head)
+    shape, head = DecoderShape.of(dense), 2 * (IMAGE + TEXT) * HIDDEN * VOCABULARY
+    whole = decoder_flops([IMAGE + TEXT] * LAYERS, shape) + head
+    return (decoder_flops(kept(config), shape) + head) / whole
 
 
-def compare(method: str, work: str, size: int, capacity: float, repeats: int) -> str:
-    """One row of the table."""
-    dense, mod = twins(method, capacity)
-    inputs = batch_of(size)
-    plain = {name: tensor for name, tensor in inputs.items() if name != "token_kinds"}
-    pairs = []
-    for repeat in range(repeats + WARM_UPS):
-        pair = (
-            seconds(lambda: WORK[work](dense, plain)),
-            seconds(lambda: WORK[work](mod, inputs)),
-        )
-        if repeat >= WARM_UPS:
-            pairs.append(pair)
-    dense_s, mod_s = (statistics.median(times) for times in zip(*pairs, strict=True))
-    ratio, operations = mod_s / dense_s, operations_ratio(capacity)
-    per_operation = "-" if work == "decode" else f"{ratio / operations:.3f}"
+@torch.no_grad()
+def check_cache(config: MoDConfig, dense: LlamaForCausalLM, mod: nn.Module) -> None:
+    """The cache holds exactly the bytes of the closed form."""
+    cache = mod.eval()(**batch_of(2), use_cache=True).past_key_values
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    promised = 2 * kv_cache_bytes(kept(config), DecoderShape.of(dense))
+    if held != promised:
+        raise SystemExit(f"the KV cache holds {held} bytes, by closed form {promised}")
+
+
+def compare(row: Row) -> str:
+    """One line of the table."""
+    config = CONFIGS[row.config]
+    dense, mod = twins(config)
+    operations = operations_ratio(config, dense)
+    if row.work == "memory":
+        first, second = (peak_bytes(row.config, is_mod) for is_mod in (False, True))
+        ratios = [second / first]
+    else:
+        check_cache(config, dense, mod)
+        inputs = batch_of(row.batch)
+        pairs = [
+            (WORK[row.work](dense, without_kinds(inputs)), WORK[row.work](mod, inputs))
+            for _ in range(WARM_UPS + REPEATS)
+        ][WARM_UPS:]
+        ratios = [mod_s / dense_s for dense_s, mod_s in pairs]
+    ratio = statistics.median(ratios)
+    by_operations = "" if row.work == "decode" else f"{operations:.3f} | {ratio / operations:.3f}"
+    spread = f"{min(ratios):.3f} to {max(ratios):.3f}" if len(ratios) > 1 else ""
     return (
-        f"| {method} | {work} | {size} | {capacity} | {dense_s:.3f} | {mod_s:.3f} "
-        f"| {ratio:.3f} | {operations:.3f} | {per_operation} |"
+        f"| {row.config} | {row.work} | {row.batch} | {ratio:.3f} | {spread} "
+        f"| {by_operations or '|'} | {RELEASED.get((row.config, row.work), '')} |"
     )
 
 
-def say(line: str) -> None:
-    """One line, at once."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+def peak_bytes(name: str, is_mod: bool) -> int:
+    """What a training step adds to a fresh process's peak of resident memory."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_bytes, (name, is_mod))
+
+
+def _peak_bytes(name: str, is_mod: bool) -> int:
+    model = twins(CONFIGS[name])[is_mod]
+    inputs = batch_of(1) if is_mod else without_kinds(batch_of(1))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    train(model, inputs)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+
+
+def page(lines: Sequence[str]) -> str:
+    """The results as Markdown."""
+    git = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    return "\n".join(
+        [
+            "# Mixture-of-Depths decoder over its dense twin",
+            "",
+            f"Llama-shaped, hidden {HIDDEN}, {LAYERS} layers, 8 heads, intermediate "
+            f"{INTERMEDIATE}, {IMAGE} image and {TEXT} text tokens, fp32; random weights. "
+            f"`train` is one forward and backward, `decode` {DECODED} tokens behind the prompt, "
+            "`memory` the peak that a training step adds. Medians of the ratios of "
+            f"{REPEATS} alternating pairs after {WARM_UPS} warm-ups; the last column is what the "
+            "authors' code reached on this shape. Before every row the bytes of the KV cache were "
+            "compared with the closed form: they are equal.",
+            "",
+            "| layers and capacities | work | batch | MoD / dense | all pairs | operations "
+            "| ratio over operations | released code |",
+            "|---|---|---|---|---|---|---|---|",
+            *lines,
+            "",
+            "```",
+            "OMP_NUM_THREADS=2 python benchmarks/mod.py --out docs/results/mod.md",
+            "```",
+            "",
+            f"Commit {commit}, {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} CPU cores "
+            f"({platform.machine()}), no GPU, torch {torch.__version__}.",
+            "",
+        ]
+    )
 
 
 def main() -> None:
-    """Print the table."""
+    """Run the rows; the page grows row by row."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--methods", nargs="+", default=["gamma", "p_mod"])
-    parser.add_argument("--work", nargs="+", default=list(WORK), choices=list(WORK))
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
-    parser.add_argument("--capacities", nargs="+", type=float, default=[0.5, 1.0])
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--only", default="", help="rows whose name holds this text")
     given = parser.parse_args()
-    say("| method | work | batch | capacity | dense s | MoD s | ratio | operations | by op. |")
-    say("|---|---|---|---|---|---|---|---|---|")
-    for method in given.methods:
-        for work in given.work:
-            for size in given.batches:
-                for capacity in given.capacities:
-                    say(compare(method, work, size, capacity, given.repeats))
+    lines = []
+    for row in rows():
+        if given.only in str(row):
+            lines.append(compare(row))
+            sys.stdout.write(f"{lines[-1]}\n")
+            sys.stdout.flush()
+            if given.out:
+                given.out.write_text(page(lines))
 
 
 if __name__ == "__main__":
