@@ -159,6 +159,19 @@ def artifact(folder: Path, size: int, repeats: int) -> tuple[float, float]:
     return statistics.median(ours), statistics.median(disk)
 
 
+def sync_time(folder: Path) -> float:
+    """Median milliseconds of one small file with fsync: the unit of everything above."""
+    times = []
+    for number in range(50):
+        start = time.perf_counter()
+        with (folder / f"sync{number}").open("wb") as file:
+            file.write(b"x" * 600)
+            file.flush()
+            os.fsync(file.fileno())
+        times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times)
+
+
 def measure(args: argparse.Namespace, folder: Path) -> list[tuple[str, str, str]]:
     """Rows of figure, asked for, measured."""
     rows: list[tuple[str, str, str]] = []
@@ -168,6 +181,7 @@ def measure(args: argparse.Namespace, folder: Path) -> list[tuple[str, str, str]
         sys.stdout.write(f"{figure} | {asked} | {measured}\n")
         sys.stdout.flush()
 
+    add("one file with fsync, at the start", "", f"{sync_time(folder):.2f} ms")
     executors: dict[str, StartExecutor] = {"process": InProcessExecutor}
     if not args.without_ray:
         executors["ray"] = on_ray(_start_ray)
@@ -192,6 +206,7 @@ def measure(args: argparse.Namespace, folder: Path) -> list[tuple[str, str, str]
         theirs = json.loads(done.stdout.splitlines()[-1])
         for figure, unit in (("chain", "ms per step"), ("fan", "ms per step"), ("resume", "ms")):
             add(f"ray.workflow 2.47.1, {figure} of 100", "", f"{theirs[figure]:.1f} {unit}")
+    add("one file with fsync, at the end", "", f"{sync_time(folder):.2f} ms")
     return rows
 
 

@@ -25,6 +25,9 @@ from orchestrator.store import Store
 from orchestrator.store.local import sync
 from orchestrator.store.output import kept_output, output_path
 
+_SYNCED: set[Path] = set()
+"""Folders whose own names this process has made durable."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
@@ -73,7 +76,7 @@ def execute(task: Task, reporter: Reporter) -> Manifest:
     if not manifest.is_kept:
         return manifest
     if task.store.local_path(task.root) is not None:
-        _sync_folders(folder)
+        _sync_folders(folder, manifest)
     # From here on the attempt's files stay: an interrupted commit may have gone through.
     winner = commit(task.store, manifest)
     _tidy(task, winner)
@@ -199,11 +202,21 @@ def _tidy(task: Task, winner: Manifest) -> None:
                 _delete(task.store, root)
 
 
-def _sync_folders(folder: Path) -> None:
+def _sync_folders(folder: Path, manifest: Manifest) -> None:
     """Make the names durable that lead to an attempt's files, from the store's root down."""
-    for path in (*folder.parents[:3], folder, *folder.rglob("*")):
-        if path.is_dir():
-            sync(path)
+    files = [folder / "result" / file.path for file in manifest.files]
+    files += [folder / "measurement" / file.path for file in manifest.measurements]
+    inner = {parent for file in files for parent in file.parents if folder in parent.parents}
+    for path in (*_changed(folder), folder, *sorted(inner)):
+        sync(path)
+
+
+def _changed(folder: Path) -> list[Path]:
+    """Folders above an attempt's that have a new name in them: its key's, and the one of keys."""
+    key, keys, root = folder.parents[:3]
+    is_known = keys in _SYNCED
+    _SYNCED.add(keys)
+    return [keys, key] if is_known else [root, keys, key]
 
 
 def _delete(store: Store, prefix: str) -> None:
