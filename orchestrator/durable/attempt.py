@@ -2,12 +2,11 @@
 
 import importlib
 import json
-import os
 import socket
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,11 +62,12 @@ def execute(task: Task, reporter: Reporter) -> Manifest:
         Exception: Whatever the function raises; then nothing is committed or left behind.
     """
     output = output_path(task.run_id, task.step.name, task.epoch, task.attempt)
-    with (
-        tempfile.TemporaryDirectory(prefix="gammaray-") as scratch,
-        kept_output(task.store, output),
-    ):
-        folder = task.store.local_path(task.root) or Path(scratch, "attempt")
+    folder, scratch = task.store.local_path(task.root), ""
+    with ExitStack() as leaving:
+        if folder is None:
+            scratch = leaving.enter_context(tempfile.TemporaryDirectory(prefix="gammaray-"))
+            folder = Path(scratch, "attempt")
+        leaving.enter_context(kept_output(task.store, output))
         try:
             manifest = _make(task, reporter, folder, Path(scratch, "inputs"))
         except BaseException:
@@ -121,7 +121,7 @@ def load_function(step: str, function: str) -> Callable[..., Any]:
 
 
 def _make(task: Task, reporter: Reporter, folder: Path, inputs: Path) -> Manifest:
-    started_at, start_s, cpu_s = datetime.now(UTC), time.monotonic(), _cpu_seconds()
+    started_at, start_s, cpu_s = datetime.now(UTC), time.monotonic(), time.process_time()
     output, measurement = folder / "result", folder / "measurement"
     output.mkdir(parents=True)
     measurement.mkdir()
@@ -161,18 +161,12 @@ def _make(task: Task, reporter: Reporter, folder: Path, inputs: Path) -> Manifes
             "host": socket.gethostname(),
             "started_at": started_at.isoformat(),
             "seconds": round(seconds, 3),
-            "cpu_seconds": round(_cpu_seconds() - cpu_s, 3),
+            "cpu_seconds": round(time.process_time() - cpu_s, 3),
             "reserved_cpu_seconds": round(seconds * task.step.resources.all_cpus, 3),
             "gpu_seconds": round(seconds * task.step.resources.all_gpus, 3),
             "bytes": sum(file.size for file in (*files, *measurements)),
         },
     )
-
-
-def _cpu_seconds() -> float:
-    """Of this process and of children that ended; Ray's own workers are neither."""
-    used = os.times()
-    return used.user + used.system + used.children_user + used.children_system
 
 
 def _open(task: Task, name: str, scratch: Path) -> Artifact:
@@ -195,9 +189,9 @@ def _tidy(task: Task, winner: Manifest) -> None:
     _delete(task.store, task.checkpoint_prefix)
     folder = task.root.rpartition("/")[0]
     with suppress(StoreError, OSError):
-        kept = {manifest.root for manifest in generations(task.store, task.key)}
-        found = {"/".join(path.split("/")[:3]) for path in task.store.list(folder)}
-        for root in found - kept - {winner.root}:
+        found = {"/".join(path.split("/")[:3]) for path in task.store.list(folder)} - {winner.root}
+        kept = {manifest.root for manifest in generations(task.store, task.key)} if found else set()
+        for root in found - kept:
             if root.startswith(f"{folder}/{task.run_id}-e") and root <= task.root:
                 _delete(task.store, root)
 
