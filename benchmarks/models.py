@@ -8,6 +8,7 @@ it, which ``make test-all`` runs. The others are tried once, and the reason is w
 
 import argparse
 import multiprocessing
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -67,11 +68,17 @@ def page(checked: Iterable[str], refused: Iterable[str]) -> str:
 
 
 def _tried(family: str) -> str:
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        try:
-            return pool.apply_async(_try, (family,)).get(PATIENCE_S)
-        except multiprocessing.TimeoutError:
-            return "not checked: too large by its defaults"
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+    process = context.Process(target=lambda: answers.put(_try(family)))
+    process.start()
+    process.join(PATIENCE_S)
+    answer = "not checked: too large by its defaults"
+    if process.exitcode == 0:
+        answer = answers.get()
+    process.kill()
+    sys.stderr.write(f"{family}: {answer}\n")
+    return answer
 
 
 def _try(family: str) -> str:
