@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from orchestrator.tracking.location import artifact_location, public
+from orchestrator.tracking.database import create_database
+from orchestrator.tracking.location import artifact_location, public, sqlite_file
 from orchestrator.tracking.names import TAG_LENGTH, clean_key, cut
 from orchestrator.tracking.point import Point
 
@@ -47,6 +48,9 @@ def open_client(uri: str) -> "MlflowClient":
 
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    database = sqlite_file(uri)
+    if database is not None and not database.exists():
+        create_database(database)
     return MlflowClient(tracking_uri=uri)
 
 
