@@ -6,6 +6,7 @@ everything is reused costs neither torch nor Ray.
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from orchestrator.durable import Approval, External, Resources, Step
 from orchestrator.errors import PreflightError
@@ -32,7 +33,7 @@ def build_steps(
         Step(
             name="arank",
             function="orchestrator.stages.arank:arank",
-            params={"seed": recipe.seed, **recipe.arank.model_dump()},
+            params=_measurement(recipe),
             inputs={"model": "align", "data": "data"},
             settings={**workers, "workers": recipe.workers.arank},
             resources=_coordinator(recipe, recipe.workers.arank),
