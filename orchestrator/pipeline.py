@@ -148,6 +148,22 @@ def _training(
     )
 
 
+def _measurement(recipe: Recipe) -> dict[str, Any]:
+    """What ARank depends on: the layer policy only if it decides when to stop.
+
+    Defaults are left out, so that a measurement made before there were options is still found.
+    """
+    section = recipe.arank
+    params: dict[str, Any] = {"seed": recipe.seed, "samples": section.samples}
+    options = section.model_dump(include={"map", "block"}, exclude_defaults=True)
+    if options:
+        params["options"] = options
+    if section.stop_unchanged is not None and isinstance(recipe.mod, GammaMoD):
+        policy = recipe.mod.layers.model_dump(mode="json")
+        params["stop"] = {"unchanged": section.stop_unchanged, "policy": policy}
+    return params
+
+
 def _shown_to_conversion(recipe: Recipe) -> dict[str, str]:
     """γ-MoD converts what ARank shows redundant; p-MoD's schedule needs no measurement."""
     if not isinstance(recipe.mod, GammaMoD):

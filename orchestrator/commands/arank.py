@@ -2,6 +2,7 @@
 
 import argparse
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.commands.output import add_json_flag, console_for, print_json
+from orchestrator.durable import Observer
 from orchestrator.errors import PreflightError
-from orchestrator.progress import ReporterLine
+from orchestrator.progress import ProgressBars, ProgressLines
 from orchestrator.ray_connection import connect
 
 POLICIES = ("fraction", "threshold", "lowest", "knee", "explicit", "release", "random", "all")
@@ -26,15 +28,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="LLaVA-format JSON, a shard that `gammaray data build` wrote, or digits",
     )
-    parser.add_argument("--images", type=Path, help="folder image paths start from; default: DATA's")
+    parser.add_argument(
+        "--images", type=Path, help="folder image paths start from; default: DATA's"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep ranks, summary and pictures")
     measuring = parser.add_argument_group("measuring")
     measuring.add_argument("--samples", type=int, default=50)
     measuring.add_argument("--seed", type=int, default=0, help="of the samples that are drawn")
     measuring.add_argument("--map", choices=("softmax", "logits"), default="softmax")
-    measuring.add_argument(
-        "--block", choices=("all", "image-image", "text-image"), default="all"
-    )
+    measuring.add_argument("--block", choices=("all", "image-image", "text-image"), default="all")
     measuring.add_argument("--keep-diagonal", action="store_true")
     measuring.add_argument("--tolerance", type=float, help="relative; default: as matrix_rank")
     measuring.add_argument(
@@ -97,14 +99,15 @@ def execute(args: argparse.Namespace) -> int:
         shard = _shard(args, Path(scratch))
         order = draw_samples(shard, args.samples, args.seed)
         connect(args.address or args.environment.get("RAY_ADDRESS"), uses_gpus=args.gpus > 0)
-        with ReporterLine(console) as reporter:
+        with ProgressBars(console) if console.is_terminal else ProgressLines(console) as shown:
+            shown.step_started("arank", 1, (f"{len(order)} samples of {args.data}",))
             ranking = rank_samples(
                 model,
                 shard.absolute(),
                 order,
                 options=options,
                 workforce=workforce,
-                reporter=reporter,
+                reporter=_Told(shown),
                 stop=stop,
             )
     profile = ranking.profile
@@ -126,6 +129,22 @@ def execute(args: argparse.Namespace) -> int:
     else:
         _show(document, console)
     return 0
+
+
+class _Told:
+    """What is reported goes to the bars or lines of a run."""
+
+    def __init__(self, shown: Observer) -> None:
+        self._shown = shown
+
+    def progress(self, done: int, total: int, unit: str = "steps", note: str = "") -> None:
+        self._shown.progress("arank", done, total, unit, note)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """There are none."""
+
+    def message(self, text: str) -> None:
+        self._shown.message("arank", text)
 
 
 def _policy(args: argparse.Namespace) -> dict[str, Any]:

@@ -201,8 +201,8 @@ def _block_of(sample: int, real: Tensor, kinds: Tensor, options: RankOptions) ->
     places = _Places(tokens, image if options.block == "image-image" else text, image)
     if len(image) < 2 or not len(places.rows):
         raise ARankError(
-            f"sample {sample} of the batch: block {options.block!r} needs at least two image tokens "
-            f"and one query, got {len(image)} and {len(places.rows)}"
+            f"sample {sample} of the batch: block {options.block!r} needs at least two image "
+            f"tokens and one query, got {len(image)} and {len(places.rows)}"
         )
     return places
 
@@ -222,22 +222,38 @@ def _layer_ranks(
     groups = [slice(start, start + group) for start in range(0, heads, group)]
     ranks = []
     for row, where in enumerate(places):
+        mask = None if options.map == "logits" else _row_mask(attention.mask, row, where)
+        group_ranks = partial(_group_ranks, attention, row, where, mask, options=options)
         try:
-            ranks += on_all_threads(
-                partial(_group_ranks, attention, row, where, options=options), groups
-            )
+            ranks += on_all_threads(group_ranks, groups)
         except ARankError as error:
             raise ARankError(f"sample {row} of the batch: {error.reason}", layer_index) from None
     return torch.cat(ranks).reshape(batch, heads)
 
 
+def _row_mask(mask: Tensor | None, row: int, where: _Places) -> Tensor | None:
+    """What is added to the logits ``(1 or heads, rows, tokens)`` of one row, once for all heads."""
+    if mask is None:
+        return None
+    whole = mask[row if mask.shape[0] > 1 else 0]
+    queried = where.tokens[where.rows]
+    if len(queried) < whole.shape[-1]:
+        whole = whole[:, queried[:, None], where.tokens]
+    return _additive(whole, torch.float32)
+
+
 def _group_ranks(
-    attention: AttentionInputs, row: int, where: _Places, members: slice, options: RankOptions
+    attention: AttentionInputs,
+    row: int,
+    where: _Places,
+    mask: Tensor | None,
+    members: slice,
+    *,
+    options: RankOptions,
 ) -> Tensor:
     """Ranks of the heads that share one key head, over the row's real tokens."""
     tokens = where.tokens
-    queried = tokens[where.rows]
-    query = attention.query[row, members][:, queried].float()
+    query = attention.query[row, members][:, tokens[where.rows]].float()
     group = members.stop - members.start
     key = attention.key[row, members.start // group][tokens].float()
     if options.map == "logits":
@@ -245,10 +261,8 @@ def _group_ranks(
     logits = query @ key.T * attention.scale
     if attention.softcap is not None:
         logits = torch.tanh(logits / attention.softcap) * attention.softcap
-    if attention.mask is not None:
-        whole = attention.mask[row if attention.mask.shape[0] > 1 else 0]
-        mask = whole[members] if len(whole) > 1 else whole
-        logits += _additive(mask[:, queried[:, None], tokens], logits.dtype)
+    if mask is not None:
+        logits += mask[members] if len(mask) > 1 else mask
     maps = logits.softmax(-1)
     del logits
     if options.block == "all":

@@ -18,8 +18,8 @@ EPS64 = torch.finfo(torch.float64).eps
 ROUNDING_OF_SMALL = 8.0
 """Error allowed for LAPACK's float32 singular values near the tolerance, in units of
 ``eps32 * |A|_F / sqrt(n)``: rounding errors that do not conspire, seen from one direction of
-``n``. The worst of 60,000 values near the tolerance was 3.3 (random, graded and softmax
-matrices of 200 to 1,088 rows, ``benchmarks/arank.py --rounding``)."""
+``n``. The worst of 38,000 values near the tolerance was 3.3 (random, graded and softmax
+matrices of 200 to 1,088 rows)."""
 
 ROUNDING_OF_LARGEST = 4.0
 """The same for the largest singular value, relative to it, in units of ``eps32 * sqrt(n)``;

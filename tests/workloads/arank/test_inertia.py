@@ -115,9 +115,7 @@ def test_large_maps_are_certified_and_undecided_ones_left_to_the_release(
     monkeypatch.setattr(rank, "certified_rank", recorded)
     at_the_tolerance = torch.zeros(400, 400)
     at_the_tolerance[1, 0], at_the_tolerance[3, 2] = 1.0, 400 * EPS32
-    maps = torch.stack(
-        [attention(400, 0.5, 0.5, 0), attention(400, 8.0, 0.0, 1), at_the_tolerance]
-    )
+    maps = torch.stack([attention(400, 0.5, 0.5, 0), attention(400, 8.0, 0.0, 1), at_the_tolerance])
     assert map_ranks(maps).tolist() == [released(one.tril(-1)) for one in maps]
     assert sorted(decided) == [False, True, True]
 
