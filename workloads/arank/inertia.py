@@ -136,6 +136,7 @@ def _lanczos(product: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
             values, vectors = torch.linalg.eigh(tridiagonal)
             has_converged = off_diagonal[-1] * vectors[-1, -1].abs() <= _CONVERGED * values[-1]
             if has_converged or steps >= _LANCZOS_STEPS:
-                leading = known.T @ vectors[:, -1]
-                return leading / leading.norm()
+                leading: Tensor = known.T @ vectors[:, -1]
+                leading /= leading.norm()
+                return leading
         basis.append(image / off_diagonal[-1])

@@ -222,24 +222,15 @@ def test_samples_without_an_image_are_an_error(step: Step, damaged: Any) -> None
         arank(step(data=damaged(set(), images=False)))
 
 
-STOP = {"unchanged": 2, "policy": {"policy": "lowest", "count": 1}}
-
-
-def test_an_early_stop_counts_in_sample_order_whatever_the_workers(
-    step: Step, alone: StepContext
-) -> None:
-    contexts = [step(stop=STOP, workers=workers, samples=20) for workers in (1, 2, 5)]
+def test_an_early_stop_counts_in_sample_order_whatever_the_workers(step: Step) -> None:
+    stop = {"unchanged": 4, "policy": {"policy": "all"}}
+    contexts = [step(stop=stop, workers=workers, samples=20) for workers in (1, 2, 5)]
     for context in contexts:
         arank(context)
     assert written(contexts[0]) == written(contexts[1]) == written(contexts[2])
     summary = json.loads((contexts[0].output / "arank.json").read_text())
-    stopped = summary["profile"]["samples"]
     assert summary["stopped_early"]
-    assert 3 <= stopped < 20
-    ranks = read_profile(contexts[0].output).ranks
-    choices = [int(ranks[:n, 1:].sum(axis=(0, 2))[::-1].argmin()) for n in range(1, stopped + 1)]
-    assert len(set(choices[-3:])) == 1
-    assert all(len(set(choices[n : n + 3])) > 1 for n in range(stopped - 3))
+    assert summary["profile"]["samples"] == 5
 
 
 def test_rejects_zero_workers(step: Step) -> None:

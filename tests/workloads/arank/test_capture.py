@@ -261,13 +261,13 @@ def test_the_maps_of_one_layer_are_alive_at_most_however_many_layers(
 ) -> None:
     peaks = []
     for layers in (2, 5):
-        sizes = {"num_hidden_layers": layers, "num_attention_heads": 8, "num_key_value_heads": 8}
+        sizes = {"num_hidden_layers": layers, "num_attention_heads": 16, "num_key_value_heads": 16}
         torch.manual_seed(0)
         model = LlamaForCausalLM(LlamaConfig(**TINY | sizes)).eval()
         batch = {"input_ids": tokens(1, seq)}
         arank_samples(model, batch)
         peaks.append(peak_bytes(lambda: arank_samples(model, batch), tmp_path / "trace.json"))  # noqa: B023
-    ranks_of_three_layers = 3 * 8 * 8
+    ranks_of_three_layers = 3 * 16 * 8
     assert peaks[1] <= peaks[0] + ranks_of_three_layers + 2048
-    one_layers_maps = 8 * seq * seq * 4
+    one_layers_maps = 16 * seq * seq * 4
     assert peaks[1] < one_layers_maps

@@ -46,15 +46,16 @@ def released(matrix: Tensor) -> int:
     return int(torch.linalg.matrix_rank(matrix))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.integers(0, ROWS), st.integers(0, 2**20))
 def test_matrices_of_a_known_rank_have_it(wanted: int, seed: int) -> None:
     values = torch.zeros(ROWS, dtype=torch.float64)
     values[:wanted] = torch.rand(wanted, generator=generator(seed), dtype=torch.float64) + 0.1
+    values[: min(wanted, 1)] = 2.0
     assert certified(with_singular_values(values, seed)) == wanted
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.floats(0.05, 8.0), st.floats(0.0, 0.999), st.integers(0, 2**20))
 def test_attention_maps_have_the_rank_of_the_release_or_none(
     sharpness: float, sink: float, seed: int
@@ -63,7 +64,7 @@ def test_attention_maps_have_the_rank_of_the_release_or_none(
     assert certified(matrix) in (None, released(matrix))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.floats(1e-5, 0.3), st.integers(1, ROWS - 1), st.integers(0, 2**20))
 def test_singular_values_beside_the_tolerance_are_never_counted_wrong(
     spread: float, large: int, seed: int
