@@ -6,6 +6,7 @@ everything is reused costs neither torch nor Ray.
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from orchestrator.durable import Approval, External, Resources, Step
 from orchestrator.errors import PreflightError
@@ -32,7 +33,7 @@ def build_steps(
         Step(
             name="arank",
             function="orchestrator.stages.arank:arank",
-            params={"seed": recipe.seed, **recipe.arank.model_dump()},
+            params=_measurement(recipe),
             inputs={"model": "align", "data": "data"},
             settings={**workers, "workers": recipe.workers.arank},
             resources=_coordinator(recipe, recipe.workers.arank),
@@ -145,6 +146,22 @@ def _training(
         settings={**settings, "workers": recipe.workers.training},
         resources=_coordinator(recipe, recipe.workers.training),
     )
+
+
+def _measurement(recipe: Recipe) -> dict[str, Any]:
+    """What ARank depends on: the layer policy only if it decides when to stop.
+
+    Defaults are left out, so that a measurement made before there were options is still found.
+    """
+    section = recipe.arank
+    params: dict[str, Any] = {"seed": recipe.seed, "samples": section.samples}
+    options = section.model_dump(include={"map", "block"}, exclude_defaults=True)
+    if options:
+        params["options"] = options
+    if section.stop_unchanged is not None and isinstance(recipe.mod, GammaMoD):
+        policy = recipe.mod.layers.model_dump(mode="json")
+        params["stop"] = {"unchanged": section.stop_unchanged, "policy": policy}
+    return params
 
 
 def _shown_to_conversion(recipe: Recipe) -> dict[str, str]:

@@ -62,6 +62,13 @@ class ARank(Section):
     """How attention ranks are measured (γ-MoD, arXiv 2410.13859, section 3.2)."""
 
     samples: Positive = 50
+    map: Literal["softmax", "logits"] = "softmax"
+    """The causal attention map, as in the release, or queries times keys, as in the paper."""
+    block: Literal["all", "image-image", "text-image"] = "all"
+    """Which tokens' attention to which is ranked."""
+    stop_unchanged: Positive | None = None
+    """Stop early once the layers that ``mod.layers`` chooses have stayed the same for so many
+    samples; by default all samples are measured."""
 
 
 class LayerChoice(Section):
@@ -96,6 +103,9 @@ class GammaMoD(Section):
     method: Literal["gamma"]
     capacity_ratio: Share
     """Share of the routable tokens that a converted layer computes."""
+    capacities: Literal["equal", "arank"] = "equal"
+    """One capacity for all, or one in proportion to each layer's ARank, ``capacity_ratio`` on
+    average and at most 1."""
     masked: Literal["none", "question", "question+answer", "image-only"] = "question"
     """Which tokens are protected."""
     shared_router: bool = True

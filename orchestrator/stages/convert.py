@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from orchestrator.durable import StepContext
-from workloads.arank import read_profile, select_layers
+from workloads.arank import capacities_by_rank, read_profile, select_layers
 from workloads.data import Encoder, TrainingBatches, open_shard
 from workloads.mod import MoDConfig, warm_start_routers
 from workloads.mod import convert as convert_model
@@ -81,6 +81,9 @@ def _training_batches(
 def _by_arank(arank: Path, section: dict[str, Any]) -> tuple[MoDConfig, dict[str, Any]]:
     profile = read_profile(arank)
     selection = select_layers(profile, **section.pop("layers"))
+    if section.pop("capacities", "equal") == "arank":
+        budget = section["capacity_ratio"]
+        section["capacity_ratio"] = capacities_by_rank(profile, selection, budget)
     config = MoDConfig.gamma(layers=selection, arank_digest=profile.digest, **section)
     return config, selection.to_json()
 

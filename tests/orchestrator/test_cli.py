@@ -10,7 +10,19 @@ def test_help_names_every_verb_with_its_summary(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     shown = capsys.readouterr().out
-    for verb in ("run", "plan", "explain", "status", "list", "config", "data", "submit", "doctor"):
+    verbs = (
+        "arank",
+        "run",
+        "plan",
+        "explain",
+        "status",
+        "list",
+        "config",
+        "data",
+        "submit",
+        "doctor",
+    )
+    for verb in verbs:
         assert f"\n    {verb} " in shown, verb
 
 

@@ -100,3 +100,11 @@ def test_planning_a_run_imports_neither_torch_nor_ray_nor_mlflow() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"
+
+
+def test_the_layer_policy_is_part_of_the_measurement_only_if_it_stops_it(model: Path) -> None:
+    assert steps_of(model)["arank"].params == {"seed": 0, "samples": 50}
+    stopping = steps_of(model, "arank.stop_unchanged=5", "arank.block=image-image")["arank"].params
+    assert stopping["options"] == {"block": "image-image"}
+    assert stopping["stop"]["unchanged"] == 5
+    assert stopping["stop"]["policy"]["policy"] == "fraction"

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,9 +21,12 @@ from transformers.masking_utils import sdpa_mask
 
 from workloads.arank.errors import ARankError
 from workloads.arank.rank import RankOptions, map_ranks, product_ranks
+from workloads.arank.threads import on_all_threads
+from workloads.kinds import TokenKind
 from workloads.mod import is_converted
 
 _NOT_FOR_DENSE_MODELS = ("labels", "token_kinds")
+_NOT_TEXT = (TokenKind.PAD, TokenKind.IMAGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +61,17 @@ def arank_samples(
     Args:
         model: A dense causal language model or image-text model.
         batch: Model inputs; ``attention_mask`` ``(batch, seq)`` marks the real tokens.
-            Entries that are no tensors, ``labels`` and ``token_kinds`` are left out.
+            ``token_kinds`` ``(batch, seq)`` are needed for a block of the map only. Entries
+            that are no tensors and ``labels`` are left out.
         options: What counts as rank.
 
     Returns:
         Ranks ``(batch, layers, heads)``, int64, on the CPU.
 
     Raises:
-        ARankError: If a row has fewer than two tokens, a map is not finite, a layer's
-            attention cannot be observed, or the model is converted already.
+        ARankError: If a row has fewer than two tokens or none of a kind that was asked for, a
+            map is not finite, a layer's attention cannot be observed, or the model is
+            converted already.
     """
     if is_converted(model):
         raise ARankError("ranks are those of the dense model: measure before converting, or revert")
@@ -76,12 +82,13 @@ def arank_samples(
         if isinstance(value, Tensor) and name not in _NOT_FOR_DENSE_MODELS
     }
     real = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
+    places = _places_of(batch, real, options)
     measured: dict[int, Tensor] = {}
 
     def measure(layer_index: int, attention: AttentionInputs) -> None:
         if layer_index in measured:
             raise ARankError("it attends more than once, so it has no single map", layer_index)
-        measured[layer_index] = _layer_ranks(layer_index, attention, real, options)
+        measured[layer_index] = _layer_ranks(layer_index, attention, places, options)
 
     with _evaluating(model), attention_observed(model, measure):
         model(**inputs, **_cheapest_outputs(model))
@@ -160,50 +167,108 @@ class _Observer:
         return _eager_form(module)(module, query, key, value, mask, scaling=scale, **others)
 
 
-def _layer_ranks(
-    layer_index: int, attention: AttentionInputs, real: Tensor, options: RankOptions
-) -> Tensor:
-    """Ranks ``(batch, heads)`` of one layer; one head group's map exists at a time."""
-    batch, heads, seq, _ = attention.query.shape
-    if (batch, seq) != tuple(real.shape) or attention.key.shape[2] != seq:
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Which positions of one row are measured."""
+
+    tokens: Tensor
+    """Positions of the real tokens, which the softmax is over."""
+    rows: Tensor
+    """Queries of the block, as indices of ``tokens``."""
+    columns: Tensor
+    """Keys of the block, as indices of ``tokens``."""
+
+
+def _places_of(batch: Mapping[str, Any], real: Tensor, options: RankOptions) -> list[_Places]:
+    """The block that ``options`` ask for, in every row of a batch."""
+    if options.block == "all":
+        rows = [row.nonzero().squeeze(1) for row in real]
+        alls = [torch.arange(len(tokens), device=tokens.device) for tokens in rows]
+        return [_Places(tokens, every, every) for tokens, every in zip(rows, alls, strict=True)]
+    if "token_kinds" not in batch:
+        raise ARankError(f"block {options.block!r} needs token_kinds in the batch")
+    return [
+        _block_of(sample, row, kinds, options)
+        for sample, (row, kinds) in enumerate(zip(real, batch["token_kinds"], strict=True))
+    ]
+
+
+def _block_of(sample: int, real: Tensor, kinds: Tensor, options: RankOptions) -> _Places:
+    tokens = real.nonzero().squeeze(1)
+    kinds = kinds.to(tokens.device)[tokens]
+    image = (kinds == TokenKind.IMAGE).nonzero().squeeze(1)
+    text = torch.stack([kinds != kind for kind in _NOT_TEXT]).all(0).nonzero().squeeze(1)
+    places = _Places(tokens, image if options.block == "image-image" else text, image)
+    if len(image) < 2 or not len(places.rows):
         raise ARankError(
-            f"{seq} queries meet {attention.key.shape[2]} keys where the batch has "
-            f"{tuple(real.shape)} tokens; self-attention over the input's tokens is expected",
+            f"sample {sample} of the batch: block {options.block!r} needs at least two image "
+            f"tokens and one query, got {len(image)} and {len(places.rows)}"
+        )
+    return places
+
+
+def _layer_ranks(
+    layer_index: int, attention: AttentionInputs, places: list[_Places], options: RankOptions
+) -> Tensor:
+    """Ranks ``(batch, heads)`` of one layer; a thread forms one head group's map at a time."""
+    batch, heads, seq, _ = attention.query.shape
+    if batch != len(places) or attention.key.shape[2] != seq:
+        raise ARankError(
+            f"{batch} x {seq} queries meet {attention.key.shape[2]} keys where the batch has "
+            f"{len(places)} rows; self-attention over the input's tokens is expected",
             layer_index,
         )
     group = heads // attention.key.shape[1]
-    ranks = torch.empty(batch, heads, dtype=torch.int64)
-    for row in range(batch):
-        tokens = real[row].nonzero().squeeze(1)
-        for start in range(0, heads, group):
-            members = slice(start, start + group)
-            try:
-                ranks[row, members] = _group_ranks(attention, row, members, tokens, options)
-            except ARankError as error:
-                raise ARankError(
-                    f"sample {row} of the batch: {error.reason}", layer_index
-                ) from None
-    return ranks
+    groups = [slice(start, start + group) for start in range(0, heads, group)]
+    ranks = []
+    for row, where in enumerate(places):
+        mask = None if options.map == "logits" else _row_mask(attention.mask, row, where)
+        group_ranks = partial(_group_ranks, attention, row, where, mask, options=options)
+        try:
+            ranks += on_all_threads(group_ranks, groups)
+        except ARankError as error:
+            raise ARankError(f"sample {row} of the batch: {error.reason}", layer_index) from None
+    return torch.cat(ranks).reshape(batch, heads)
+
+
+def _row_mask(mask: Tensor | None, row: int, where: _Places) -> Tensor | None:
+    """What is added to the logits ``(1 or heads, rows, tokens)`` of one row, once for all heads."""
+    if mask is None:
+        return None
+    whole = mask[row if mask.shape[0] > 1 else 0]
+    queried = where.tokens[where.rows]
+    if len(queried) < whole.shape[-1]:
+        whole = whole[:, queried[:, None], where.tokens]
+    return _additive(whole, torch.float32)
 
 
 def _group_ranks(
-    attention: AttentionInputs, row: int, members: slice, tokens: Tensor, options: RankOptions
+    attention: AttentionInputs,
+    row: int,
+    where: _Places,
+    mask: Tensor | None,
+    members: slice,
+    *,
+    options: RankOptions,
 ) -> Tensor:
     """Ranks of the heads that share one key head, over the row's real tokens."""
-    query = attention.query[row, members][:, tokens].float()
+    tokens = where.tokens
+    query = attention.query[row, members][:, tokens[where.rows]].float()
     group = members.stop - members.start
     key = attention.key[row, members.start // group][tokens].float()
     if options.map == "logits":
-        return product_ranks(query, key, options)
+        return product_ranks(query, key[where.columns], options)
     logits = query @ key.T * attention.scale
     if attention.softcap is not None:
         logits = torch.tanh(logits / attention.softcap) * attention.softcap
-    if attention.mask is not None:
-        seq = attention.query.shape[2]
-        whole = attention.mask.expand(-1, attention.query.shape[1], seq, seq)
-        mask = whole[row if whole.shape[0] > 1 else 0, members][:, tokens[:, None], tokens]
-        logits = logits + _additive(mask, logits.dtype)
-    return map_ranks(logits.softmax(-1), options)
+    if mask is not None:
+        logits += mask[members] if len(mask) > 1 else mask
+    maps = logits.softmax(-1)
+    del logits
+    if options.block == "all":
+        return map_ranks(maps, options)
+    blocks = maps[..., where.columns]
+    return map_ranks(blocks, options, rows=where.rows, columns=where.columns)
 
 
 def _implied_mask(module: nn.Module, query: Tensor) -> Tensor | None:

@@ -1,6 +1,11 @@
-"""A profile as a picture: one cell per layer and head, equal bytes for equal ranks."""
+"""A profile as a picture: one cell per layer and head, or per layer and task."""
 
+import io
 from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageDraw
 
 from workloads.arank.profile import ARankProfile
 
@@ -40,10 +45,53 @@ def heat_map_svg(profile: ARankProfile, converted: Sequence[int] = ()) -> str:
     return "\n".join([*parts, "</svg>\n"])
 
 
-def _cell(layer: int, head: int, rank: float, span: tuple[float, float]) -> str:
+def heat_map_png(profile: ARankProfile, by: Literal["head", "task"] = "head") -> bytes:
+    """Draw mean ranks, layers down and heads or tasks across, with the value in every cell.
+
+    Returns:
+        A PNG file.
+    """
+    if by == "head":
+        values = profile.per_head
+        names = [str(head) for head in range(values.shape[1])]
+    else:
+        values = np.stack(list(profile.per_task.values()), axis=1)
+        names = list(profile.per_task)
+    width = max(44, *(8 * len(name) for name in names))
+    layers, columns = values.shape
+    picture = Image.new("RGB", (_LEFT + columns * width + 10, _TOP + layers * _CELL + 10), "white")
+    draw = ImageDraw.Draw(picture)
+    draw.text((4, 4), f"Mean rank, layer by {by}", fill="black")
+    for column, name in enumerate(names):
+        draw.text((_LEFT + column * width + 4, _TOP - 16), name, fill="black")
+    span = float(values.min()), float(values.max())
+    for layer in range(layers):
+        top = _TOP + layer * _CELL
+        draw.text((4, top + 7), f"layer {layer}", fill="black")
+        for column in range(columns):
+            value, left = float(values[layer, column]), _LEFT + column * width
+            corners = (left, top, left + width - 2, top + _CELL - 2)
+            draw.rectangle(corners, fill=_colour(value, span))
+            ink = "white" if _depth(value, span) > 0.5 else "black"
+            draw.text((left + 4, top + 7), f"{value:.1f}", fill=ink)
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    return file.getvalue()
+
+
+def _depth(rank: float, span: tuple[float, float]) -> float:
     low, high = span
-    depth = 0.0 if high == low else (rank - low) / (high - low)
-    colour = ",".join(str(round(a + (b - a) * depth)) for a, b in zip(_LOW, _HIGH, strict=True))
+    return 0.0 if high == low else (rank - low) / (high - low)
+
+
+def _colour(rank: float, span: tuple[float, float]) -> tuple[int, int, int]:
+    depth = _depth(rank, span)
+    red, green, blue = (round(a + (b - a) * depth) for a, b in zip(_LOW, _HIGH, strict=True))
+    return red, green, blue
+
+
+def _cell(layer: int, head: int, rank: float, span: tuple[float, float]) -> str:
+    colour = ",".join(map(str, _colour(rank, span)))
     return (
         f'<rect x="{_LEFT + head * _CELL}" y="{_TOP + layer * _CELL}" width="{_CELL - 1}" '
         f'height="{_CELL - 1}" fill="rgb({colour})">'

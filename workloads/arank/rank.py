@@ -8,6 +8,11 @@ import torch
 from torch import Tensor
 
 from workloads.arank.errors import ARankError
+from workloads.arank.inertia import EPS32, certified_rank
+from workloads.arank.threads import on_all_threads
+
+SMALLEST_CERTIFIED = 384
+"""Maps of fewer rows are ranked by their singular values, which is faster there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,13 +31,20 @@ class RankOptions:
     """Whether a token's attention to itself is left out, which bounds the rank by seq - 1.
     Only softmax maps have a diagonal to leave out."""
 
+    block: Literal["all", "image-image", "text-image"] = "all"
+    """Which part of the map: queries and keys of all tokens, image tokens attending to image
+    tokens, or text tokens (any kind but image and padding) attending to image tokens."""
+
     tolerance: float | None = None
-    """Singular values up to ``tolerance`` times the largest count as zero; by default
-    ``seq`` times the resolution of float32, as in `torch.linalg.matrix_rank`."""
+    """Singular values up to ``tolerance`` times the largest count as zero; by default the
+    larger side of the map times the resolution of float32, as in `torch.linalg.matrix_rank`."""
 
     def __post_init__(self) -> None:
         if self.map not in ("softmax", "logits"):
             raise ARankError(f"map must be 'softmax' or 'logits', got {self.map!r}")
+        if self.block not in ("all", "image-image", "text-image"):
+            known = "'all', 'image-image' or 'text-image'"
+            raise ARankError(f"block must be {known}, got {self.block!r}")
         if self.tolerance is not None and not 0.0 < self.tolerance < 1.0:
             raise ARankError(f"tolerance must be in (0, 1), got {self.tolerance}")
 
@@ -50,26 +62,63 @@ class RankOptions:
         return cls(**values)
 
 
-def map_ranks(maps: Tensor, options: RankOptions | None = None) -> Tensor:
-    """Ranks of causal attention maps.
+def map_ranks(
+    maps: Tensor,
+    options: RankOptions | None = None,
+    *,
+    rows: Tensor | None = None,
+    columns: Tensor | None = None,
+) -> Tensor:
+    """Ranks of the causal part of attention maps, or of blocks of them.
+
+    Large maps are ranked by `certified_rank`, on as many threads as torch may use; small ones,
+    and those with a singular value so near the tolerance that rounding decides, by the very
+    call of the release. So both ways give one integer.
 
     Args:
-        maps: Post-softmax attention ``(..., seq, seq)`` in any float dtype, without padding:
-            zero rows of padding would raise the tolerance, which grows with ``seq``.
+        maps: Post-softmax attention ``(..., rows, columns)`` in any float dtype on any device,
+            without padding: zero rows of padding would raise the tolerance, which grows with
+            the size. Ranks are computed on the CPU in float32.
         options: What to leave out and what to take for zero.
+        rows: Position in the sequence of every query ``(rows,)``; by default ``0, 1, ...``.
+        columns: Position of every key ``(columns,)``; by default ``0, 1, ...``.
 
     Returns:
         Ranks ``(...)``, int64, the integers of `torch.linalg.matrix_rank` in float32.
 
     Raises:
-        ARankError: If the maps are not square, are shorter than two tokens or not finite.
+        ARankError: If whole maps are not square or shorter than two tokens, the positions do not
+            fit, or a value is not finite.
     """
     options = options or RankOptions()
-    if maps.ndim < 2 or maps.shape[-1] != maps.shape[-2]:
-        raise ARankError(f"attention maps must be (..., seq, seq), got {tuple(maps.shape)}")
-    _check_length(maps.shape[-1])
-    causal = maps.float().tril(-1 if options.zero_diagonal else 0)
-    return _count(_singular_values(causal), maps.shape[-1], options)
+    if rows is None and columns is None:
+        if maps.ndim < 2 or maps.shape[-1] != maps.shape[-2]:
+            raise ARankError(f"attention maps must be (..., seq, seq), got {tuple(maps.shape)}")
+        _check_length(maps.shape[-1])
+    rows = torch.arange(maps.shape[-2]) if rows is None else rows
+    columns = torch.arange(maps.shape[-1]) if columns is None else columns
+    if maps.shape[-2:] != (len(rows), len(columns)):
+        raise ARankError(
+            f"a block of {len(rows)} x {len(columns)} positions cannot be {tuple(maps.shape)}"
+        )
+    causal = rows[:, None].cpu() - columns.cpu() >= int(options.zero_diagonal)
+    each = maps.detach().reshape(-1, *maps.shape[-2:])
+    ranks = on_all_threads(lambda one: _causal_rank(one, causal, options), each)
+    return torch.tensor(ranks, dtype=torch.int64).reshape(maps.shape[:-2])
+
+
+def _causal_rank(attention: Tensor, causal: Tensor, options: RankOptions) -> int:
+    """Rank of one map or block ``(rows, columns)`` where ``causal`` is True."""
+    matrix = attention.to("cpu", torch.float32)
+    if not matrix.isfinite().all():
+        raise ARankError("the attention map holds NaN or infinite values")
+    matrix = matrix * causal
+    rank = None
+    if min(matrix.shape) >= SMALLEST_CERTIFIED:
+        rank = certified_rank(matrix, options.tolerance or max(matrix.shape) * EPS32)
+    if rank is None:
+        rank = int(torch.linalg.matrix_rank(matrix, rtol=options.tolerance))
+    return rank
 
 
 def product_ranks(query: Tensor, key: Tensor, options: RankOptions) -> Tensor:
@@ -79,24 +128,25 @@ def product_ranks(query: Tensor, key: Tensor, options: RankOptions) -> Tensor:
     those of ``R_q R_k^T``, which is no larger than the head dimension.
 
     Args:
-        query: ``(..., seq, head_dim)``, scaled or not: a factor does not change the rank.
-        key: ``(..., seq, head_dim)``, broadcast against ``query``.
+        query: ``(..., rows, head_dim)``, scaled or not: a factor does not change the rank.
+        key: ``(..., columns, head_dim)``, broadcast against ``query``.
         options: What to take for zero.
 
     Returns:
-        Ranks ``(...)``, int64, at most ``min(seq, head_dim)``.
+        Ranks ``(...)``, int64, at most ``min(rows, columns, head_dim)``.
 
     Raises:
         ARankError: If there are fewer than two tokens or values that are not finite.
     """
-    _check_length(query.shape[-2])
+    longest = max(query.shape[-2], key.shape[-2])
+    _check_length(longest)
     for name, tensor in (("queries", query), ("keys", key)):
         if not tensor.isfinite().all():
             raise ARankError(f"the {name} hold NaN or infinite values")
     triangle_q = torch.linalg.qr(query.double(), mode="r").R
     triangle_k = torch.linalg.qr(key.double(), mode="r").R
-    values = _singular_values(triangle_q @ triangle_k.transpose(-1, -2))
-    return _count(values, query.shape[-2], options)
+    values = torch.linalg.svdvals(triangle_q @ triangle_k.transpose(-1, -2))
+    return _count(values, longest, options)
 
 
 def _check_length(tokens: int) -> None:
@@ -104,16 +154,9 @@ def _check_length(tokens: int) -> None:
         raise ARankError(f"a sequence needs at least two tokens to have a rank, got {tokens}")
 
 
-def _singular_values(matrices: Tensor) -> Tensor:
-    if not matrices.isfinite().all():
-        raise ARankError("the attention map holds NaN or infinite values")
-    values: Tensor = torch.linalg.svdvals(matrices)
-    return values
-
-
 def _count(values: Tensor, tokens: int, options: RankOptions) -> Tensor:
     """Count singular values ``(..., n)``, largest first, that lie above the tolerance."""
     relative = options.tolerance
     if relative is None:
-        relative = tokens * torch.finfo(torch.float32).eps
+        relative = tokens * EPS32
     return (values > values[..., :1] * relative).sum(-1)

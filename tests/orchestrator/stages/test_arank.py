@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 import pytest
 import torch
 from ray.exceptions import RayActorError
 
 from orchestrator.durable import Artifact, StepContext, open_store
+from orchestrator.ranking import draw_samples
 from orchestrator.stages.arank import arank
 from workloads.arank import ARankError, read_profile
 from workloads.data import build_digits_vqa, read_llava, write_shard
@@ -26,9 +28,11 @@ class Listener:
         self.at_progress = at_progress
         self.progressed: list[tuple[int, int]] = []
         self.messages: list[str] = []
+        self.notes: list[str] = []
 
     def progress(self, done: int, total: int, unit: str = "steps", note: str = "") -> None:
         self.progressed.append((done, total))
+        self.notes.append(note)
         self.at_progress(done)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
@@ -82,7 +86,8 @@ def step(
             epoch=1,
             attempt=1,
             store=open_store(str(root / "store")),
-            params={name: changes.pop(name, value) for name, value in params.items()},
+            params={name: changes.pop(name, value) for name, value in params.items()}
+            | ({"stop": changes.pop("stop")} if "stop" in changes else {}),
             inputs={name: changes.pop(name, value) for name, value in inputs.items()},
             settings=settings | changes,
             output=root / "output",
@@ -118,6 +123,10 @@ def kill_one_worker() -> None:
 
 def test_the_summary_tells_the_ranks_of_every_layer(alone: StepContext) -> None:
     assert sorted(written(alone)) == ["arank.json", "arank.svg", "ranks.parquet"]
+    assert {path.name for path in alone.measurement.iterdir()} == {
+        "arank-head.png",
+        "arank-task.png",
+    }
     summary = json.loads((alone.output / "arank.json").read_text())
     assert summary["profile"]["samples"] == 6
     assert len(set(summary["profile"]["mean"])) == 3
@@ -139,6 +148,7 @@ def test_a_killed_worker_costs_only_its_unfinished_sample(step: Step, alone: Ste
     arank(context)
     assert written(context) == written(alone)
     assert listener.progressed == [(done, 6) for done in range(1, 7)]
+    assert "layer order of half the samples agrees by" in listener.notes[-1]
     assert ["worker was lost" in message for message in listener.messages].count(True) == 1
 
 
@@ -160,6 +170,72 @@ def test_what_a_worker_raises_arrives_as_it_was_raised(step: Step, tmp_path: Pat
     nothing = Artifact(path=tmp_path, measurement=tmp_path, digest="0" * 64, key="")
     with pytest.raises(ModelError, match=str(tmp_path)):
         arank(step(model=nothing))
+
+
+@pytest.fixture(scope="module")
+def damaged(inputs: dict[str, Artifact], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Makes data artifacts in which the samples ``bad`` are too long for the model."""
+    shard = inputs["data"].path / "train.arrow"
+    with pa.ipc.open_file(str(shard)) as source:
+        table = source.read_all()
+
+    def make(bad: set[int], *, images: bool = True) -> Artifact:
+        rows = table.to_pylist()
+        for index, row in enumerate(rows):
+            if index in bad:
+                row["turns"][0]["text"] += " why" * 9000
+            if not images:
+                row["images"] = []
+                row["turns"][0]["text"] = row["turns"][0]["text"].replace("<image>", "")
+        folder = tmp_path_factory.mktemp("damaged")
+        with pa.ipc.new_file(str(folder / "train.arrow"), table.schema) as sink:
+            sink.write_table(pa.Table.from_pylist(rows, schema=table.schema))
+        return Artifact(path=folder, measurement=folder, digest="0" * 64, key="")
+
+    return make
+
+
+def test_a_bad_sample_is_left_out_listed_and_told(
+    step: Step, alone: StepContext, damaged: Any
+) -> None:
+    third = draw_samples(alone.inputs["data"].path / "train.arrow", 6, 3)[2]
+    contexts = [step(data=damaged({third}), workers=workers) for workers in (1, 2)]
+    for context in contexts:
+        arank(context)
+    assert written(contexts[0]) == written(contexts[1])
+    summary = json.loads((contexts[0].output / "arank.json").read_text())
+    assert summary["profile"]["samples"] == 5
+    assert [bad["reason"].count("more than the limit") for bad in summary["quarantined"]] == [1]
+    kept = [0, 1, 3, 4, 5]
+    assert (read_profile(contexts[0].output).ranks == read_profile(alone.output).ranks[kept]).all()
+
+
+def test_samples_that_are_all_bad_are_an_error(step: Step, damaged: Any) -> None:
+    context = step(data=damaged(set(range(40))), samples=3, workers=2)
+    with pytest.raises(ARankError, match="none of 3 samples could be measured; the first"):
+        arank(context)
+    assert not written(context)
+
+
+def test_samples_without_an_image_are_an_error(step: Step, damaged: Any) -> None:
+    with pytest.raises(ARankError, match=r"none of the 6 samples drawn from .* has an image"):
+        arank(step(data=damaged(set(), images=False)))
+
+
+def test_an_early_stop_counts_in_sample_order_whatever_the_workers(step: Step) -> None:
+    stop = {"unchanged": 4, "policy": {"policy": "all"}}
+    contexts = [step(stop=stop, workers=workers, samples=20) for workers in (1, 2, 5)]
+    for context in contexts:
+        arank(context)
+    assert written(contexts[0]) == written(contexts[1]) == written(contexts[2])
+    summary = json.loads((contexts[0].output / "arank.json").read_text())
+    assert summary["stopped_early"]
+    assert summary["profile"]["samples"] == 5
+
+
+def test_rejects_zero_workers(step: Step) -> None:
+    with pytest.raises(ARankError, match="workers must be at least 1, got 0"):
+        arank(step(workers=0))
 
 
 @pytest.mark.parametrize("samples", [0, 41])

@@ -1,8 +1,13 @@
+import json
+from collections.abc import Callable
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
@@ -195,3 +200,74 @@ def test_rejects_a_converted_model(llama: LlamaForCausalLM) -> None:
     convert(llama, MoDConfig.gamma(layers=[1]))
     with pytest.raises(ARankError, match="measure before converting"):
         arank_samples(llama, {"input_ids": tokens(1, 6)})
+
+
+KINDS = torch.tensor([[TokenKind.SYSTEM] * 3 + [TokenKind.IMAGE] * 14 + [TokenKind.QUESTION] * 7])
+
+
+@pytest.mark.parametrize(
+    ("block", "rows"), [("image-image", slice(3, 17)), ("text-image", [0, 1, 2, *range(17, 24)])]
+)
+def test_a_block_of_token_kinds_is_cut_out_of_the_whole_map(
+    llama: LlamaForCausalLM, block: str, rows: slice | list[int]
+) -> None:
+    ids = tokens(1, 24)
+    llama.set_attn_implementation("eager")
+    with torch.no_grad():
+        maps = torch.stack(llama(ids, output_attentions=True).attentions)[:, 0]
+    blocks = maps.tril(-1)[:, :, rows][..., 3:17]
+    expected = [[int(torch.linalg.matrix_rank(head)) for head in layer] for layer in blocks]
+    batch = {"input_ids": ids, "token_kinds": KINDS}
+    ranks = arank_samples(llama, batch, RankOptions(block=block))  # type: ignore[arg-type]
+    assert ranks[0].tolist() == expected
+
+
+def test_blocks_of_logits_are_ranked_by_their_queries_and_keys(llama: LlamaForCausalLM) -> None:
+    batch = {"input_ids": tokens(1, 24), "token_kinds": KINDS}
+    options = RankOptions(map="logits", block="text-image")
+    assert arank_samples(llama, batch, options).max() <= 8
+
+
+def test_padding_is_no_text(llama: LlamaForCausalLM) -> None:
+    alone = {"input_ids": tokens(1, 24), "token_kinds": KINDS}
+    padded = {name: torch.nn.functional.pad(values, (5, 0)) for name, values in alone.items()}
+    padded["attention_mask"] = padded["token_kinds"].ne(TokenKind.PAD).long()
+    options = RankOptions(block="text-image")
+    assert arank_samples(llama, padded, options).equal(arank_samples(llama, alone, options))
+
+
+def test_rejects_a_block_that_a_sample_does_not_have(llama: LlamaForCausalLM) -> None:
+    ids, options = tokens(1, 6), RankOptions(block="image-image")
+    with pytest.raises(ARankError, match="'image-image' needs token_kinds"):
+        arank_samples(llama, {"input_ids": ids}, options)
+    text = torch.full_like(ids, int(TokenKind.QUESTION))
+    with pytest.raises(ARankError, match=r"sample 0.*two image tokens.*got 0 and 0"):
+        arank_samples(llama, {"input_ids": ids, "token_kinds": text}, options)
+
+
+def peak_bytes(work: Callable[[], object], trace: Path) -> int:
+    """The most that torch's allocator held at a time, over what it held before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    profiler.export_chrome_trace(str(trace))
+    events = [e for e in json.loads(trace.read_text())["traceEvents"] if e["name"] == "[memory]"]
+    steps = [event["args"]["Bytes"] for event in sorted(events, key=lambda event: event["ts"])]
+    return max(accumulate(steps))
+
+
+@pytest.mark.parametrize("seq", [96, 400])
+def test_the_maps_of_one_layer_are_alive_at_most_however_many_layers(
+    seq: int, tmp_path: Path
+) -> None:
+    peaks = []
+    for layers in (2, 5):
+        sizes = {"num_hidden_layers": layers, "num_attention_heads": 16, "num_key_value_heads": 16}
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(LlamaConfig(**TINY | sizes)).eval()
+        batch = {"input_ids": tokens(1, seq)}
+        arank_samples(model, batch)
+        peaks.append(peak_bytes(lambda: arank_samples(model, batch), tmp_path / "trace.json"))  # noqa: B023
+    ranks_of_three_layers = 3 * 16 * 8
+    assert peaks[1] <= peaks[0] + ranks_of_three_layers + 2048
+    one_layers_maps = 16 * seq * seq * 4
+    assert peaks[1] < one_layers_maps
