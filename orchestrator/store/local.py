@@ -118,7 +118,10 @@ class LocalStore:
     def _aside(self, path: str) -> Iterator[Path]:
         """A place to write what shall become ``path``; what is left there is removed."""
         with self._checked(path, "write"):
-            make_directory(self.root / _ASIDE)
+            try:
+                make_directory(self.root / _ASIDE)
+            except FileNotFoundError as error:  # such as below /proc
+                raise PermissionError(error.errno, "no directory can be made there") from error
             aside = self.root / _ASIDE / uuid.uuid4().hex
             try:
                 yield aside

@@ -158,3 +158,8 @@ def test_a_file_system_without_create_only_writes_is_refused() -> None:
 def test_an_unknown_kind_of_store_says_so() -> None:
     with pytest.raises(StoreError, match="cannot open it: Protocol not known: nowhere"):
         open_store("nowhere://bucket")
+
+
+def test_a_place_where_no_directory_can_be_made_is_refused() -> None:
+    with pytest.raises(StoreError, match="no directory can be made there"):
+        open_store("/proc/gammaray-store")
