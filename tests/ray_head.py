@@ -86,7 +86,7 @@ def ray_head_node() -> Iterator[RayHead]:
     log = folder / "start.log"
     try:
         for _ in range(START_ATTEMPTS):
-            dashboard, agent, client = _free_ports(3)
+            dashboard, agent, client = free_ports(3)
             head = RayHead(address=f"http://127.0.0.1:{dashboard}", environment=environment)
             command = [
                 str(SCRIPTS / "ray"), "start", "--head", "--block", "--disable-usage-stats",
@@ -100,7 +100,7 @@ def ray_head_node() -> Iterator[RayHead]:
                     env=environment,
                     stdout=output,
                     stderr=output,
-                    preexec_fn=_end_with_parent,
+                    preexec_fn=end_with_parent,
                 )
             try:
                 if _takes_jobs(process, head, log):
@@ -133,7 +133,7 @@ def _takes_jobs(process: subprocess.Popen[bytes], head: RayHead, log: Path) -> b
     return False
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Have Linux end the head, and it its parts, if the tests are killed before they can."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -149,7 +149,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
         for listener in listeners:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.ray_head import _end_with_parent, _free_ports
+from tests.ray_head import end_with_parent, free_ports
 
 START_TIMEOUT_S = 120.0
 _PARTS = ("master", "volume", "filer", "s3")
@@ -45,7 +45,7 @@ def weed_command() -> str | None:
 @contextmanager
 def s3_server(weed: str) -> Iterator[S3Server]:
     """Start it, wait until it takes writes, and end it."""
-    ports = _free_ports(2 * len(_PARTS))
+    ports = free_ports(2 * len(_PARTS))
     server = S3Server(endpoint=f"http://127.0.0.1:{ports[2 * _PARTS.index('s3')]}")
     with tempfile.TemporaryDirectory(prefix="gr-s3-") as folder:
         command = [
@@ -64,7 +64,7 @@ def s3_server(weed: str) -> Iterator[S3Server]:
                 env={"PATH": "/usr/bin:/bin", **server.environment},
                 stdout=output,
                 stderr=output,
-                preexec_fn=_end_with_parent,
+                preexec_fn=end_with_parent,
             )
         try:
             _wait(process, server, log)

@@ -55,6 +55,7 @@ def _warm_start(
 ) -> float:
     if torch.cuda.is_available():
         torch.nn.Module.cuda(model)
+    samples -= samples % min(_WARM_START_BATCH, samples)  # whole batches
     agreement = warm_start_routers(model, _training_batches(context, model, processor, samples))
     context.reporter.message(f"routers start from {samples} samples: {agreement:.0%} agreement")
     return agreement

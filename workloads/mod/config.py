@@ -1,7 +1,7 @@
 """MoDConfig: which layers route, how many tokens they compute, and how they score them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from workloads.kinds import TokenKind
@@ -249,21 +249,22 @@ class MoDConfig:
         Raises:
             ValueError: If an argument is out of range.
         """
-        layers = tuple(layers)
-        return cls(
+        gamma = cls.gamma(
             layers=layers,
-            capacities=_per_layer(capacity_ratio, len(layers)),
+            capacity_ratio=capacity_ratio,
+            masked=masked,
+            aux_weight=0.0,
+            arank_digest=arank_digest,
+        )
+        return replace(
+            gamma,
             scorer="random",
-            shared_router=True,
-            router_bias=False,
-            router_init="zero",
-            router_input="raw",
             weight_norm="none",
             weight_scale=0.0,
             weight_bias=1.0,
-            routable=_routable(masked),
-            rounding="ceil",
-            arank_digest=arank_digest,
+            weigh_protected=False,
+            inference="topk",
+            thresholds=None,
         )
 
     def to_json(self) -> dict[str, Any]:

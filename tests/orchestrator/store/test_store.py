@@ -81,13 +81,14 @@ def test_stores_travel_between_processes(any_store: Store) -> None:
     assert open_store(again.url).read("a") == b"x"
 
 
-def test_one_of_many_writers_creates(store: Store) -> None:
+@pytest.mark.parametrize("any_store", ["local", "s3"], indirect=True)
+def test_one_of_many_writers_creates(any_store: Store) -> None:
     won: list[int] = []
     start = threading.Barrier(8)
 
     def write(number: int) -> None:
         start.wait()
-        if store.create("epoch", b"%d" % number):
+        if any_store.create("epoch", b"%d" % number):
             won.append(number)
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
@@ -95,7 +96,7 @@ def test_one_of_many_writers_creates(store: Store) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [b"%d" % number for number in won] == [store.read("epoch")]
+    assert [b"%d" % number for number in won] == [any_store.read("epoch")]
 
 
 def test_nothing_half_written_is_left(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
+from workloads.mod import MoDConfig
+
 IMAGE_TOKEN = 3
 VOCABULARY = 128
 LAYERS = 4
@@ -222,6 +224,15 @@ def routable_layers(model: torch.nn.Module) -> list[int]:
     config = model.get_decoder().config
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * LAYERS
     return [index for index, kind in enumerate(kinds) if kind == "full_attention"]
+
+
+def p_mod(
+    model: torch.nn.Module, capacity: float, routable: tuple[str, ...] = ("image",)
+) -> MoDConfig:
+    """p-MoD in every routable layer, at one capacity."""
+    layers = routable_layers(model)
+    values = MoDConfig.p_mod(2, max_ratio=1.0, routable=routable).to_json()
+    return MoDConfig.from_json(values | {"layers": layers, "capacities": [capacity] * len(layers)})
 
 
 def _shrink(config: PreTrainedConfig, *, is_vision: bool) -> None:

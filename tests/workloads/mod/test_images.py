@@ -10,8 +10,14 @@ import pytest
 import torch
 
 from tests.workloads.mod import tiny
-from tests.workloads.mod.families import IMAGE_TOKEN, VOCABULARY, routable_layers, tiny_model
-from workloads.mod import MoDConfig, RoutingRecord, convert, is_converted
+from tests.workloads.mod.families import (
+    IMAGE_TOKEN,
+    VOCABULARY,
+    p_mod,
+    routable_layers,
+    tiny_model,
+)
+from workloads.mod import RoutingRecord, convert, is_converted
 
 TOKENS = {"gemma3": 4, "paligemma": 16, "qwen2_vl": 4, "qwen3_vl": 4}
 """Positions that one image of 32 x 32 pixels takes."""
@@ -27,13 +33,6 @@ def family(request):
             # gemma3's projector starts at zero: all image tokens would be one and the same.
             torch.nn.init.normal_(parameter, std=0.1)
     return request.param, model
-
-
-def p_mod(model, capacity):
-    layers = routable_layers(model)
-    values = MoDConfig.p_mod(2, max_ratio=1.0).to_json()
-    values |= {"layers": layers, "capacities": [capacity] * len(layers)}
-    return MoDConfig.from_json(values)
 
 
 def row(name, images, text, seed):
