@@ -1,7 +1,7 @@
 """Where attempts run: the interface, and the plain one."""
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from math import inf
 from typing import Protocol, TypeAlias
@@ -11,6 +11,7 @@ from orchestrator.durable.attempt import Task, execute
 from orchestrator.durable.errors import ClusterError
 from orchestrator.durable.events import Event, EventReporter
 from orchestrator.durable.failures import Failure
+from orchestrator.durable.step import Step
 from orchestrator.store import Store
 
 Send: TypeAlias = Callable[[Event], None]
@@ -91,6 +92,18 @@ class InProcessExecutor:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def check_capacity(steps: Iterable[Step], capacity: Capacity) -> None:
+    """Raise ClusterError if a step needs more than there is, and would wait for ever."""
+    for step in steps:
+        needs = step.resources
+        if needs.all_cpus > capacity.cpus or needs.all_gpus > capacity.gpus:
+            raise ClusterError(
+                f"step {step.name!r} needs {needs.all_cpus:g} CPUs and {needs.all_gpus:g} GPUs, "
+                f"there are {capacity.cpus:g} and {capacity.gpus:g}: use fewer workers, or "
+                "add machines"
+            )
 
 
 def check_store_reaches(store: Store, node_ids: tuple[str, ...]) -> None:

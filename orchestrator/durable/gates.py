@@ -7,7 +7,7 @@ of either asks again.
 import json
 from datetime import UTC, datetime, timedelta
 
-from orchestrator.durable.step import Approval, Timer
+from orchestrator.durable.step import Approval, Step, Timer
 from orchestrator.store import Store
 
 
@@ -25,6 +25,14 @@ def open_gate(store: Store, run_id: str, key: str, *, by: str) -> bool:
     """Approve; False if that was done before."""
     record = {"by": by, "at": datetime.now(UTC).isoformat(timespec="seconds")}
     return store.create(_path(run_id, key), json.dumps(record).encode())
+
+
+def waiting_text(run_id: str, step: Step) -> str:
+    """What a held step waits for, and how a person lets it go on."""
+    if isinstance(step.gate, Approval):
+        what = step.gate.note or "approval"
+        return f"waits for {what}: gammaray approve {run_id} {step.name}"
+    return "waits for its time"
 
 
 def _path(run_id: str, key: str) -> str:

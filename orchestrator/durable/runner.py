@@ -13,33 +13,34 @@ from orchestrator.artifacts.catalogue import Catalogue
 from orchestrator.artifacts.key import JSON
 from orchestrator.artifacts.manifest import Manifest, committed
 from orchestrator.durable.attempt import Task, commit_failure
+from orchestrator.durable.board import Board
 from orchestrator.durable.errors import (
-    ClusterError,
     DurableError,
     RunCancelledError,
     StepFailedError,
     StoreError,
 )
 from orchestrator.durable.events import Observer
-from orchestrator.durable.executor import Executor, StartExecutor, check_store_reaches
+from orchestrator.durable.executor import (
+    Executor,
+    StartExecutor,
+    check_capacity,
+    check_store_reaches,
+)
 from orchestrator.durable.failures import Failure, FailureKind, retry_delay_s
-from orchestrator.durable.gates import is_open
+from orchestrator.durable.gates import is_open, waiting_text
 from orchestrator.durable.graph import Graph, items_of, producers
 from orchestrator.durable.inflight import InFlight
 from orchestrator.durable.ownership import Clock, Lease, Ownership, claim
 from orchestrator.durable.planning import PlannedStep, plan_step
-from orchestrator.durable.record import RunStatus, Spec, StepStatus, now, write_spec, write_status
-from orchestrator.durable.states import DONE, RUN_MOVES, STEP_MOVES, RunState, StepState, move
-from orchestrator.durable.step import Approval, Each, Step
+from orchestrator.durable.record import RunStatus, Spec, now, write_spec
+from orchestrator.durable.states import DONE, RunState, StepState
+from orchestrator.durable.step import Each, Step
 from orchestrator.store import Store
 
 _POLL_S = 0.5
 _LOOK_S = 1.0
 """Between two looks at gates, and at results that other runs are making."""
-
-_STATUS_S = 0.5
-_STATUS_SHARE = 0.02
-"""Of the driver's time that may go into writing its status, which grows with the run."""
 
 _WINDOW = 64
 """Steps that may overtake one whose resources are not free."""
@@ -108,11 +109,8 @@ class Runner:
         self._ownership: Ownership | None = None
         self._in_flight: InFlight | None = None
         self._catalogue: Catalogue | None = None
-        self._status = RunStatus(run_id, 0)
-        self._in: dict[StepState, dict[str, None]] = {state: {} for state in StepState}
-        for name in self._graph.steps:
-            self._add(name)
-        self._status_due_s = self._look_due_s = clock.monotonic()
+        self._board = Board(store, run_id, self._graph.steps, clock)
+        self._look_due_s = clock.monotonic()
         self._undecided = deque(self._graph.free())
         self._results: dict[str, Manifest] = {}
         self._plans: dict[str, PlannedStep] = {}
@@ -135,7 +133,7 @@ class Runner:
         with ExitStack() as leaving:
             self._start(leaving)
             try:
-                write_spec(self._store, self._run_id, self._status.epoch, self._spec)
+                write_spec(self._store, self._run_id, self._board.status.epoch, self._spec)
                 while not self.tick(_POLL_S):
                     self._rest()
             except BaseException as error:
@@ -144,7 +142,7 @@ class Runner:
             if self._error is not None:
                 self._stop(self._error)
                 raise self._error
-            self._become(RunState.SUCCEEDED)
+            self._board.become(RunState.SUCCEEDED)
         kept = {name: found for name, found in self._results.items() if found.is_kept}
         return RunResult(store=self._store, manifests=kept)
 
@@ -157,7 +155,7 @@ class Runner:
             clock=self._clock,
             tell=lambda text: self._observer.message("run", text),
         )
-        epoch = self._status.epoch = self._ownership.epoch
+        epoch = self._board.status.epoch = self._ownership.epoch
         self._in_flight = InFlight(self._store, self._run_id, epoch, self._lease, self._clock)
         self._catalogue = Catalogue(self._store, self._run_id, f"e{epoch:06d}")
         leaving.callback(self._ownership.release)
@@ -178,30 +176,15 @@ class Runner:
             self._look()
             self._settle()
             self._submit()
-        self._record()
-        if self._in[StepState.RUNNING]:
+        self._board.record()
+        if self._board.names(StepState.RUNNING):
             return False
         return self._error is not None or len(self._results) == len(self._graph.steps)
 
     @property
     def status(self) -> RunStatus:
         """Where the run stands."""
-        return self._status
-
-    def _add(self, name: str) -> None:
-        self._status.steps[name] = StepStatus()
-        self._in[StepState.WAITING][name] = None
-
-    def _move(self, name: str, state: StepState) -> StepStatus:
-        status = self._status.steps[name]
-        del self._in[status.state][name]
-        status.state = move(STEP_MOVES, status.state, state)
-        self._in[state][name] = None
-        return status
-
-    def _become(self, state: RunState) -> None:
-        if state is not self._status.state:
-            self._status.state = move(RUN_MOVES, self._status.state, state)
+        return self._board.status
 
     def _collect(self, wait_s: float) -> None:
         for outcome in self._executor.poll(wait_s) if self._executor else ():
@@ -213,7 +196,7 @@ class Runner:
     def _finish(self, name: str, state: StepState, manifest: Manifest) -> None:
         if [file.path for file in manifest.files] == [FAILURE]:
             state = StepState.CAUGHT
-        self._move(name, state).finished_at = now()
+        self._board.move(name, state).finished_at = now()
         self._look_due_s = self._clock.monotonic()
         self._have(name, manifest)
         self._forget(name)
@@ -221,7 +204,7 @@ class Runner:
 
     def _have(self, name: str, manifest: Manifest) -> None:
         """Note a result, and decide next on the steps that waited for it."""
-        self._status.steps[name].manifest = manifest.path if manifest.is_kept else ""
+        self._board[name].manifest = manifest.path if manifest.is_kept else ""
         if self._catalogue is not None and manifest.is_kept:
             self._catalogue.add(manifest)
         is_known = name in self._results
@@ -236,10 +219,10 @@ class Runner:
         self._failures.pop(name, None)
         self._stop_at_s.pop(name, None)
         if self._in_flight is not None and self._graph.steps[name].checkpoint:
-            self._in_flight.end(self._status.steps[name].key)
+            self._in_flight.end(self._board[name].key)
 
     def _fail(self, name: str, failure: Failure) -> None:
-        step, status = self._graph.steps[name], self._status.steps[name]
+        step, status = self._graph.steps[name], self._board[name]
         failure = failure.under(step.retry)
         status.failure = f"{failure.error_type}: {failure.message}"
         if step.catch and failure.kind is FailureKind.PERMANENT:
@@ -252,7 +235,7 @@ class Runner:
         delay_s = retry_delay_s(failure.kind, counts, step.retry)
         if self._error is not None:
             delay_s = None
-        self._move(name, StepState.FAILED if delay_s is None else StepState.BACKOFF)
+        self._board.move(name, StepState.FAILED if delay_s is None else StepState.BACKOFF)
         status.finished_at = now()
         self._observer.step_failed(name, failure, delay_s)
         if delay_s is not None:
@@ -285,10 +268,10 @@ class Runner:
                 continue
             self._plans[step.name] = planned
             if planned.manifest is not None and self._graph.is_wanted(step.name):
-                self._move(step.name, StepState.STANDBY)
+                self._board.move(step.name, StepState.STANDBY)
                 self._have(step.name, planned.manifest)
             else:
-                self._move(step.name, StepState.READY).reasons = planned.reasons
+                self._board.move(step.name, StepState.READY).reasons = planned.reasons
 
     def _plan(self, step: Step) -> PlannedStep:
         planned = plan_step(
@@ -299,12 +282,12 @@ class Runner:
             strict_code=self._strict_code,
             catalogue=self._catalogue,
         )
-        self._status.steps[step.name].key = planned.key.digest
+        self._board[step.name].key = planned.key.digest
         return planned
 
     def _reuse(self, name: str, planned: PlannedStep) -> None:
         assert planned.manifest is not None
-        self._move(name, StepState.REUSED)
+        self._board.move(name, StepState.REUSED)
         self._have(name, planned.manifest)
         self._observer.step_reused(name, planned.manifest)
         for note in planned.reasons:
@@ -314,25 +297,25 @@ class Runner:
         source = next(each.step for each in step.inputs.values() if isinstance(each, Each))
         before = set(self._graph.steps)
         self._undecided += self._graph.grow(step.name, items_of(self._store, self._results[source]))
-        self._move(step.name, StepState.EXPANDED)
+        self._board.move(step.name, StepState.EXPANDED)
         for name in self._graph.steps.keys() - before:
-            self._add(name)
+            self._board.add(name)
 
     def _look(self) -> None:
         """See now and then whether what is held up can go on."""
         if self._clock.monotonic() < self._look_due_s:
             return
         self._look_due_s = self._clock.monotonic() + _LOOK_S
-        for name in [*self._in[StepState.HELD]]:
+        for name in self._board.names(StepState.HELD):
             if self._is_open(name):
-                self._move(name, StepState.READY)
-        for name in [*self._in[StepState.ELSEWHERE]]:
+                self._board.move(name, StepState.READY)
+        for name in self._board.names(StepState.ELSEWHERE):
             planned = self._plan(self._graph.steps[name])
             if planned.manifest is not None:
                 self._reuse(name, planned)
             elif not self._in_flight or self._in_flight.begin(planned.key.digest, name):
                 self._plans[name] = planned
-                self._move(name, StepState.READY)
+                self._board.move(name, StepState.READY)
 
     def _submit(self) -> None:
         names = self._startable()
@@ -340,7 +323,9 @@ class Runner:
             return
         executor = self._executor or self._begin()
         capacity = executor.capacity()
-        running = [self._graph.steps[name].resources for name in self._in[StepState.RUNNING]]
+        running = [
+            self._graph.steps[name].resources for name in self._board.names(StepState.RUNNING)
+        ]
         cpus = capacity.cpus - sum(each.all_cpus for each in running)
         gpus = capacity.gpus - sum(each.all_gpus for each in running)
         free, skipped = _AT_ONCE - len(running), 0
@@ -357,57 +342,53 @@ class Runner:
     def _startable(self) -> list[str]:
         """Steps to start, as far as resources go: those tried before come first."""
         now_s = self._clock.monotonic()
-        due = [name for name in self._in[StepState.BACKOFF] if self._retry_at_s[name] <= now_s]
+        due = [
+            name for name in self._board.names(StepState.BACKOFF) if self._retry_at_s[name] <= now_s
+        ]
         for name in due:
             # An attempt may have committed, and its process died before it could say so.
             plan = self._plans[name]
             found = committed(self._store, plan.key) if self._graph.steps[name].checkpoint else None
             if found is not None and found.generation >= plan.generation:
                 self._finish(name, StepState.SUCCEEDED, found)
-        ready = [name for name in [*self._in[StepState.READY]] if self._is_supplied(name)]
-        return [name for name in due if name in self._in[StepState.BACKOFF]] + ready
+        ready = [name for name in self._board.names(StepState.READY) if self._is_supplied(name)]
+        return [name for name in due if self._board[name].state is StepState.BACKOFF] + ready
 
     def _is_supplied(self, name: str) -> bool:
         """Whether the inputs are really there; those that are not kept are made when needed."""
         unmade = [
             source
             for source in producers(self._graph.steps[name])
-            if self._status.steps[source].state not in DONE
+            if self._board[source].state not in DONE
         ]
         for source in unmade:
-            if source in self._in[StepState.STANDBY]:
-                self._move(source, StepState.READY)
+            if self._board[source].state is StepState.STANDBY:
+                self._board.move(source, StepState.READY)
         return not unmade
 
     def _may_start(self, name: str) -> bool:
         """Whether gates are open and no other run makes the same; if not, the step is put aside."""
-        if name not in self._in[StepState.READY]:
+        if self._board[name].state is not StepState.READY:
             return True
         step = self._graph.steps[name]
         if not self._is_open(name):
-            self._move(name, StepState.HELD)
-            self._observer.message(name, self._gate_text(step))
+            self._board.move(name, StepState.HELD)
+            self._observer.message(name, waiting_text(self._run_id, step))
             return False
-        key = self._status.steps[name].key
+        key = self._board[name].key
         if step.checkpoint and self._in_flight and not self._in_flight.begin(key, name):
-            self._move(name, StepState.ELSEWHERE)
+            self._board.move(name, StepState.ELSEWHERE)
             self._observer.message(name, "the same result is being made; waiting for it")
             return False
         return True
 
     def _is_open(self, name: str) -> bool:
         gate = self._graph.steps[name].gate
-        key = self._status.steps[name].key
+        key = self._board[name].key
         return gate is None or is_open(self._store, self._run_id, key, gate)
 
-    def _gate_text(self, step: Step) -> str:
-        if isinstance(step.gate, Approval):
-            what = step.gate.note or "approval"
-            return f"waits for {what}: gammaray approve {self._run_id} {step.name}"
-        return "waits for its time"
-
     def _launch(self, name: str, executor: Executor) -> None:
-        status = self._move(name, StepState.RUNNING)
+        status = self._board.move(name, StepState.RUNNING)
         status.attempt, status.started_at = status.attempt + 1, now()
         timeout_s = self._graph.steps[name].timeout_s
         if timeout_s is not None:
@@ -421,22 +402,15 @@ class Runner:
         self._executor = self._start_executor(lambda event: event.tell(self._observer))
         capacity = self._executor.capacity()
         check_store_reaches(self._store, capacity.node_ids)
-        for name, step in self._graph.steps.items():
-            needs = step.resources
-            is_done = self._status.steps[name].state in DONE
-            if not is_done and (needs.all_cpus > capacity.cpus or needs.all_gpus > capacity.gpus):
-                raise ClusterError(
-                    f"step {name!r} needs {needs.all_cpus:g} CPUs and {needs.all_gpus:g} GPUs, "
-                    f"there are {capacity.cpus:g} and {capacity.gpus:g}: use fewer workers, or "
-                    "add machines"
-                )
+        steps = self._graph.steps.values()
+        check_capacity([s for s in steps if self._board[s.name].state not in DONE], capacity)
         return self._executor
 
     def _task(self, name: str, attempt: int) -> Task:
         step, planned = self._graph.steps[name], self._plans[name]
         return Task(
             run_id=self._run_id,
-            epoch=self._status.epoch,
+            epoch=self._board.status.epoch,
             attempt=attempt,
             step=step,
             key=planned.key,
@@ -451,34 +425,25 @@ class Runner:
 
     def _rest(self) -> None:
         """Sleep when nothing runs and only a time, a person or another run is awaited."""
-        held = self._in[StepState.HELD] or self._in[StepState.ELSEWHERE]
-        waits = [self._retry_at_s[name] for name in self._in[StepState.BACKOFF]]
-        is_busy = self._in[StepState.RUNNING] or self._in[StepState.READY]
-        self._become(RunState.WAITING if held and not is_busy else RunState.RUNNING)
+        held = self._board.names(StepState.HELD) or self._board.names(StepState.ELSEWHERE)
+        waits = [self._retry_at_s[name] for name in self._board.names(StepState.BACKOFF)]
+        is_busy = self._board.names(StepState.RUNNING) or self._board.names(StepState.READY)
+        self._board.become(RunState.WAITING if held and not is_busy else RunState.RUNNING)
         if (waits or held) and not is_busy:
             left_s = min(waits, default=inf) - self._clock.monotonic()
             self._clock.sleep(max(0.0, min(_POLL_S, left_s)))
 
-    def _record(self, *, at_once: bool = False) -> None:
-        """Write the status now and then. A store that is away for a while stops nobody here."""
-        start_s = self._clock.monotonic()
-        if at_once or start_s >= self._status_due_s:
-            with suppress(StoreError, OSError):
-                write_status(self._store, self._status)
-            now_s = self._clock.monotonic()
-            self._status_due_s = now_s + max(_STATUS_S, (now_s - start_s) / _STATUS_SHARE)
-
     def _stop(self, error: BaseException) -> None:
         is_failed = isinstance(error, DurableError) and error.exit_code != 3
         state = RunState.FAILED if is_failed else RunState.RESUMABLE
-        self._become(RunState.CANCELLED if isinstance(error, RunCancelledError) else state)
-        for name in [*self._in[StepState.RUNNING]]:
-            self._move(name, StepState.CANCELLED)
+        self._board.become(RunState.CANCELLED if isinstance(error, RunCancelledError) else state)
+        for name in self._board.names(StepState.RUNNING):
+            self._board.move(name, StepState.CANCELLED)
         if self._executor is not None:
             self._executor.cancel()
 
     def _close(self) -> None:
-        self._record(at_once=True)
+        self._board.record(at_once=True)
         if self._catalogue is not None:
             self._catalogue.flush()
         if self._in_flight is not None:

@@ -100,10 +100,10 @@ def test_the_ledger_tells_what_each_result_has_cost(finished: Steps, shell: Shel
 
 def test_a_waiting_step_is_approved(steps: Steps, shell: Shell) -> None:
     runner = Scripted(steps).of(steps.step("a", gate=Approval()))
-    runner._status.epoch = 1
+    runner.status.epoch = 1
     steps.store.create("runs/run/epochs/000001/owner.json", b'{"pid": 1}')
     runner.tick()
-    runner._record(at_once=True)
+    runner._board.record(at_once=True)
     assert shell.json("approve", "run", "a", "--by", "me")["was_new"]
     assert not shell.json("approve", "run", "a", "--by", "me")["was_new"]
     text = shell.error("approve", "run", "b", code=ExitCode.WRONG_USAGE)

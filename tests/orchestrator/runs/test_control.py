@@ -27,7 +27,7 @@ class Waiting:
         self._thread.start()
         while self._runner.status.state is not RunState.WAITING:
             self._thread.join(0.01)
-        self._runner._record(at_once=True)
+        self._runner._board.record(at_once=True)
 
     def _run(self) -> None:
         try:
