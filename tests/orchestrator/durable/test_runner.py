@@ -332,7 +332,7 @@ def test_a_status_that_cannot_be_written_stops_nobody(
     def away(*_: object) -> None:
         raise StoreError("file:///x", "", "gone for a minute")
 
-    monkeypatch.setattr("orchestrator.durable.runner.write_status", away)
+    monkeypatch.setattr("orchestrator.durable.board.write_status", away)
     steps.run(steps.chain())
     assert steps.ran() == ["a", "b", "c"]
 
