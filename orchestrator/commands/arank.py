@@ -4,7 +4,7 @@ import argparse
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,8 +15,9 @@ from orchestrator.durable import Observer
 from orchestrator.errors import PreflightError
 from orchestrator.progress import ProgressBars, ProgressLines
 from orchestrator.ray_connection import connect
+from orchestrator.recipe import LayerChoice
 
-POLICIES = ("fraction", "threshold", "lowest", "knee", "explicit", "release", "random", "all")
+POLICIES = get_args(LayerChoice.model_fields["policy"].annotation)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -3,13 +3,11 @@ import warnings
 from pathlib import Path
 
 import pytest
-import torch
 
 from orchestrator.tracking.records import open_client
+from tests.orchestrator.small_llava import small_llava
 from workloads.mod import MoDConfig, convert
 from workloads.model_folder import save_model_folder
-from workloads.models.architecture import Architecture, build_model
-from workloads.models.processor import build_processor, train_tokenizer
 
 with warnings.catch_warnings():
     # It tells at import that its own type hints are vague.
@@ -20,22 +18,8 @@ with warnings.catch_warnings():
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A converted Llava of two layers with random weights."""
-    torch.manual_seed(0)
-    sizes = Architecture(
-        image_pixels=32,
-        patch_pixels=16,
-        vision_hidden=16,
-        vision_intermediate=16,
-        vision_layers=1,
-        vision_heads=2,
-        hidden=16,
-        intermediate=16,
-        layers=2,
-        heads=2,
-    )
-    tokenizer = train_tokenizer(["which digit is there ? 3"], vocabulary_size=300)
-    processor = build_processor(tokenizer, image_pixels=32, patch_pixels=16)
-    model = convert(build_model(sizes, processor), MoDConfig.gamma(layers=[1], capacity_ratio=0.5))
+    model, processor = small_llava(layers=2, patch_pixels=16)
+    convert(model, MoDConfig.gamma(layers=[1], capacity_ratio=0.5))
     folder = tmp_path_factory.mktemp("artifact") / "model"
     save_model_folder(model, processor, folder)
     return folder

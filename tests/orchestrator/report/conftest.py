@@ -1,13 +1,11 @@
 from typing import Any
 
 import pytest
-import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
 from orchestrator.report.examples import Example, LayerView
+from tests.orchestrator.small_llava import small_llava
 from workloads.mod import MoDConfig, convert
-from workloads.models.architecture import Architecture, build_model
-from workloads.models.processor import build_processor, train_tokenizer
 
 
 @pytest.fixture
@@ -96,20 +94,6 @@ def example() -> Example:
 @pytest.fixture(scope="session")
 def converted() -> tuple[PreTrainedModel, ProcessorMixin]:
     """A Llava of three layers and 4 x 4 patches with random weights, converted."""
-    torch.manual_seed(0)
-    sizes = Architecture(
-        image_pixels=32,
-        patch_pixels=8,
-        vision_hidden=16,
-        vision_intermediate=16,
-        vision_layers=1,
-        vision_heads=2,
-        hidden=16,
-        intermediate=16,
-        layers=3,
-        heads=2,
-    )
-    tokenizer = train_tokenizer(["which digit is there ? 3"], vocabulary_size=300)
-    processor = build_processor(tokenizer, image_pixels=32, patch_pixels=8)
+    model, processor = small_llava(layers=3, patch_pixels=8)
     config = MoDConfig.p_mod(num_layers=3, max_ratio=0.5, min_ratio=0.25)
-    return convert(build_model(sizes, processor), config), processor
+    return convert(model, config), processor
