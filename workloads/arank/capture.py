@@ -8,7 +8,7 @@ group's map is formed at a time and dropped before the next, inside the layer's 
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,6 +27,10 @@ from workloads.mod import is_converted
 
 _NOT_FOR_DENSE_MODELS = ("labels", "token_kinds")
 _NOT_TEXT = (TokenKind.PAD, TokenKind.IMAGE)
+
+
+class _AllMeasuredError(Exception):
+    """Leaves the forward pass: what follows the last layer's map would be thrown away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +87,22 @@ def arank_samples(
     }
     real = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
     places = _places_of(batch, real, options)
+    layers = len(_decoder_layers(model))
     measured: dict[int, Tensor] = {}
 
     def measure(layer_index: int, attention: AttentionInputs) -> None:
         if layer_index in measured:
             raise ARankError("it attends more than once, so it has no single map", layer_index)
         measured[layer_index] = _layer_ranks(layer_index, attention, places, options)
+        if len(measured) == layers:
+            raise _AllMeasuredError
 
-    with _evaluating(model), attention_observed(model, measure):
+    with (
+        _evaluating(model),
+        attention_observed(model, measure),
+        suppress(_AllMeasuredError),
+    ):
         model(**inputs, **_cheapest_outputs(model))
-    layers = len(_decoder_layers(model))
     for index in range(layers):
         if index not in measured:
             kind = type(_decoder_layers(model)[index]).__name__

@@ -103,19 +103,21 @@ def map_ranks(
         )
     causal = rows[:, None].cpu() - columns.cpu() >= int(options.zero_diagonal)
     each = maps.detach().reshape(-1, *maps.shape[-2:])
-    ranks = on_all_threads(lambda one: _causal_rank(one, causal, options), each)
+    is_lower = len(rows) >= len(columns) and not causal.triu(1).any()
+    ranks = on_all_threads(lambda one: _causal_rank(one, causal, is_lower, options), each)
     return torch.tensor(ranks, dtype=torch.int64).reshape(maps.shape[:-2])
 
 
-def _causal_rank(attention: Tensor, causal: Tensor, options: RankOptions) -> int:
+def _causal_rank(attention: Tensor, causal: Tensor, is_lower: bool, options: RankOptions) -> int:
     """Rank of one map or block ``(rows, columns)`` where ``causal`` is True."""
     matrix = attention.to("cpu", torch.float32)
-    if not matrix.isfinite().all():
+    if not matrix.sum().isfinite():
         raise ARankError("the attention map holds NaN or infinite values")
     matrix = matrix * causal
     rank = None
     if min(matrix.shape) >= SMALLEST_CERTIFIED:
-        rank = certified_rank(matrix, options.tolerance or max(matrix.shape) * EPS32)
+        tolerance = options.tolerance or max(matrix.shape) * EPS32
+        rank = certified_rank(matrix, tolerance, is_lower=is_lower)
     if rank is None:
         rank = int(torch.linalg.matrix_rank(matrix, rtol=options.tolerance))
     return rank

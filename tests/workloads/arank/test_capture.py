@@ -178,6 +178,14 @@ def test_observing_changes_no_output(llama: LlamaForCausalLM) -> None:
     torch.testing.assert_close(observed, plain)
 
 
+def test_nothing_is_computed_behind_the_last_map(llama: LlamaForCausalLM) -> None:
+    calls: list[str] = []
+    llama.model.layers[-1].mlp.register_forward_hook(lambda *_: calls.append("last MLP"))
+    llama.lm_head.register_forward_hook(lambda *_: calls.append("head"))
+    arank_samples(llama, {"input_ids": tokens(1, 8)})
+    assert calls == []
+
+
 def test_rejects_a_sample_of_one_token(llama: LlamaForCausalLM) -> None:
     mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
     with pytest.raises(ARankError, match=r"layer 0: sample 1.*two tokens.*got 1"):
