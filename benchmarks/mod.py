@@ -11,6 +11,7 @@ attention), and as torch counts them. Only ratios of one run mean anything.
 
 import argparse
 import copy
+import math
 import multiprocessing
 import os
 import platform
@@ -37,7 +38,7 @@ from workloads.mod.routing import routed_count
 HIDDEN, LAYERS, INTERMEDIATE, VOCABULARY = 512, 8, 1376, 1000
 IMAGE, TEXT = 1024, 64
 DECODED = 128
-WARM_UPS, REPEATS = 2, 7
+WARM_UPS, PAIRS, SECONDS = 2, 7, 45.0
 
 Batch = dict[str, Tensor]
 
@@ -209,6 +210,18 @@ def check_cache(config: MoDConfig, dense: LlamaForCausalLM, mod: nn.Module) -> N
         raise SystemExit(f"the KV cache holds {held} bytes, by closed form {promised}")
 
 
+def alternate(dense: Callable[[], float], mod: Callable[[], float]) -> list[float]:
+    """Ratios of neighbouring runs: at least ``PAIRS`` of them, and as many as fit ``SECONDS``."""
+    ratios: list[float] = []
+    end = math.inf
+    while len(ratios) < WARM_UPS + PAIRS or time.perf_counter() < end:
+        if len(ratios) == WARM_UPS:
+            end = time.perf_counter() + SECONDS
+        dense_s = dense()
+        ratios.append(mod() / dense_s)
+    return ratios[WARM_UPS:]
+
+
 def compare(row: Row) -> str:
     """One line of the table."""
     config = CONFIGS[row.config]
@@ -219,18 +232,20 @@ def compare(row: Row) -> str:
     else:
         check_cache(config, dense, mod)
         inputs = batch_of(row.batch)
-        pairs = [
-            (WORK[row.work](dense, without_kinds(inputs)), WORK[row.work](mod, inputs))
-            for _ in range(WARM_UPS + REPEATS)
-        ][WARM_UPS:]
-        ratios = [mod_s / dense_s for dense_s, mod_s in pairs]
+        ratios = alternate(
+            lambda: WORK[row.work](dense, without_kinds(inputs)),
+            lambda: WORK[row.work](mod, inputs),
+        )
     ratio = statistics.median(ratios)
     operations = " | | "
     if row.work != "decode":
         counted = counted_ratio(dense, mod)
         closed = closed_ratio(config, dense)
         operations = f"{closed:.3f} | {counted:.3f} | {ratio / counted:.3f}"
-    spread = f"{min(ratios):.3f} to {max(ratios):.3f}" if len(ratios) > 1 else ""
+    spread = ""
+    if len(ratios) > 1:
+        quarter, _, three_quarters = statistics.quantiles(ratios, n=4)
+        spread = f"{quarter:.3f} to {three_quarters:.3f} ({len(ratios)})"
     return (
         f"| {row.config} | {row.work} | {row.batch} | {ratio:.3f} | {spread} "
         f"| {operations} | {RELEASED.get((row.config, row.work), '')} |"
@@ -262,14 +277,15 @@ def page(lines: Sequence[str]) -> str:
             f"Llama-shaped, hidden {HIDDEN}, {LAYERS} layers, 8 heads, intermediate "
             f"{INTERMEDIATE}, {IMAGE} image and {TEXT} text tokens, fp32; random weights. "
             f"`train` is one forward and backward, `decode` {DECODED} tokens behind the prompt, "
-            "`memory` the peak that a training step adds. Medians of the ratios of "
-            f"{REPEATS} alternating pairs after {WARM_UPS} warm-ups; the last column is what the "
+            "`memory` the peak that a training step adds. Medians of the ratios of alternating "
+            f"pairs after {WARM_UPS} warm-ups, with the middle half of the ratios and their number "
+            "beside them; the last column is what the "
             "authors' code reached on this shape. Operations are those of a prefill, by the "
             "papers' closed form with full attention, and as torch counts them, which on a CPU "
             "leaves out what attention multiplies. Before every row the bytes of the KV cache were "
             "compared with the closed form: they are equal.",
             "",
-            "| layers and capacities | work | batch | MoD / dense | all pairs "
+            "| layers and capacities | work | batch | MoD / dense | middle half (pairs) "
             "| operations, closed form | counted | ratio over counted | released code |",
             "|---|---|---|---|---|---|---|---|---|",
             *lines,
