@@ -15,7 +15,6 @@ import math
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -261,9 +260,15 @@ def peak_bytes(name: str, is_mod: bool) -> int:
 def _peak_bytes(name: str, is_mod: bool) -> int:
     model = twins(CONFIGS[name])[is_mod]
     inputs = batch_of(1) if is_mod else without_kinds(batch_of(1))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _peak_of_this_process()
     train(model, inputs)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return _peak_of_this_process() - before
+
+
+def _peak_of_this_process() -> int:
+    """Bytes; ``getrusage`` would start from the peak of the process that started this one."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def page(lines: Sequence[str]) -> str:

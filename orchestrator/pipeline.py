@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.durable import Approval, External, Resources, Step
 from orchestrator.errors import PreflightError
-from orchestrator.recipe import DigitsData, GammaMoD, Recipe, Training
+from orchestrator.recipe import ChosenLayers, DigitsData, GammaMoD, Recipe, Training
 from orchestrator.sources import Fingerprints
 from workloads.models import resolve_model
 
@@ -158,7 +158,7 @@ def _measurement(recipe: Recipe) -> dict[str, Any]:
     options = section.model_dump(include={"map", "block"}, exclude_defaults=True)
     if options:
         params["options"] = options
-    if section.stop_unchanged is not None and isinstance(recipe.mod, GammaMoD):
+    if section.stop_unchanged is not None and isinstance(recipe.mod, ChosenLayers):
         policy = recipe.mod.layers.model_dump(mode="json")
         params["stop"] = {"unchanged": section.stop_unchanged, "policy": policy}
     return params
@@ -166,9 +166,10 @@ def _measurement(recipe: Recipe) -> dict[str, Any]:
 
 def _shown_to_conversion(recipe: Recipe) -> dict[str, str]:
     """γ-MoD converts what ARank shows redundant; p-MoD's schedule needs no measurement."""
-    if not isinstance(recipe.mod, GammaMoD):
-        return {}
-    return {"arank": "arank"} | ({"data": "data"} if recipe.mod.warm_start else {})
+    shown = {"arank": "arank"} if isinstance(recipe.mod, ChosenLayers) else {}
+    if isinstance(recipe.mod, GammaMoD) and recipe.mod.warm_start:
+        shown["data"] = "data"
+    return shown
 
 
 def _one_worker(recipe: Recipe) -> Resources:

@@ -97,10 +97,9 @@ class LayerChoice(Section):
         return self
 
 
-class GammaMoD(Section):
-    """The γ-MoD preset: shared router, masked routing, layers chosen by ARank."""
+class ChosenLayers(Section):
+    """What every method has whose layers a policy chooses, as a rule by ARank."""
 
-    method: Literal["gamma"]
     capacity_ratio: Share
     """Share of the routable tokens that a converted layer computes."""
     capacities: Literal["equal", "arank"] = "equal"
@@ -108,12 +107,24 @@ class GammaMoD(Section):
     average and at most 1."""
     masked: Literal["none", "question", "question+answer", "image-only"] = "question"
     """Which tokens are protected."""
+    layers: LayerChoice = LayerChoice()
+
+
+class GammaMoD(ChosenLayers):
+    """The γ-MoD preset: shared router, masked routing, layers chosen by ARank."""
+
+    method: Literal["gamma"]
     shared_router: bool = True
     aux_weight: Annotated[float, Field(ge=0.0)] = 0.01
     warm_start: Annotated[int, Field(ge=0)] = 0
     """Training samples that show the router which tokens matter, before it is fine-tuned; 0 starts
     it at random weights, as the paper does."""
-    layers: LayerChoice = LayerChoice()
+
+
+class RandomMoD(ChosenLayers):
+    """The baseline of a learned router: layers skip tokens at random and reweight none."""
+
+    method: Literal["random"]
 
 
 class PMoD(Section):
@@ -186,7 +197,7 @@ class Recipe(Section):
     data: Annotated[DigitsData | LlavaData, Field(discriminator="source")]
     align: Training
     arank: ARank = ARank()
-    mod: Annotated[GammaMoD | PMoD, Field(discriminator="method")]
+    mod: Annotated[GammaMoD | PMoD | RandomMoD, Field(discriminator="method")]
     finetune: Training
     evaluate: Evaluation = Evaluation()
     efficiency: Efficiency = Efficiency()

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from orchestrator.report.agreement import Agreement
 from orchestrator.report.charts import HALF, Bar, Series, bar_chart, dumbbells, line_chart, losses
 from orchestrator.report.documents import Document
+from orchestrator.report.heat_maps import rank_maps
 from orchestrator.report.summary import Summary, shown, shown_change, signed, summarize
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def render(
     """
     summary = summarize(documents)
     layers = tuple(_layers(documents))
+    profile = documents.get("arank", {}).get("profile", {})
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -81,7 +83,8 @@ def render(
         align_chart=Markup(_align_chart(documents)),
         warnings=_selection(documents).get("warnings", []),
         policy=_selection(documents).get("policy", {}),
-        arank=documents.get("arank", {}).get("profile", {}),
+        arank=profile,
+        rank_maps=rank_maps(profile),
         kinds=_kinds(summary),
         examples=examples,
         provenance=provenance,

@@ -1,7 +1,7 @@
 """Stage ``convert``: the aligned model becomes a Mixture-of-Depths one, and says why there."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,15 @@ from workloads.mod import convert as convert_model
 from workloads.model_folder import open_model_folder, save_model_folder
 
 _WARM_START_BATCH = 16
+_BY_ARANK = {"gamma": MoDConfig.gamma, "random": MoDConfig.random}
 
 
 def convert(context: StepContext) -> None:
     """Write ``model/`` with the converted layers, and ``conversion.json`` with the reasons.
 
-    γ-MoD converts the layers that the ARank profile shows redundant; p-MoD's layers follow from
-    its ratio decay alone. With ``warm_start`` the first samples of the training order show the
-    routers which tokens matter.
+    γ-MoD and the random baseline convert the layers that the ARank profile shows redundant;
+    p-MoD's layers follow from its ratio decay alone. With ``warm_start`` the first samples of the
+    training order show the routers which tokens matter.
 
     Raises:
         ARankError: If the layer policy cannot be applied to the profile.
@@ -36,8 +37,10 @@ def convert(context: StepContext) -> None:
     # Routers start from random weights: without a seed no two conversions were the same.
     torch.manual_seed(params["seed"])
     samples = section.pop("warm_start", 0)
-    if section.pop("method") == "gamma":
-        config, selection = _by_arank(context.inputs["arank"].path, section)
+    method = section.pop("method")
+    if method in _BY_ARANK:
+        arank = context.inputs["arank"].path
+        config, selection = _by_arank(_BY_ARANK[method], arank, section)
     else:
         config, selection = _by_schedule(model.config.get_text_config().num_hidden_layers, section)
     for warning in selection["warnings"]:
@@ -79,13 +82,15 @@ def _training_batches(
         context.reporter.progress((step + 1) * size, samples, "samples", "warm start")
 
 
-def _by_arank(arank: Path, section: dict[str, Any]) -> tuple[MoDConfig, dict[str, Any]]:
+def _by_arank(
+    preset: Callable[..., MoDConfig], arank: Path, section: dict[str, Any]
+) -> tuple[MoDConfig, dict[str, Any]]:
     profile = read_profile(arank)
     selection = select_layers(profile, **section.pop("layers"))
     if section.pop("capacities", "equal") == "arank":
         budget = section["capacity_ratio"]
         section["capacity_ratio"] = capacities_by_rank(profile, selection, budget)
-    config = MoDConfig.gamma(layers=selection, arank_digest=profile.digest, **section)
+    config = preset(layers=selection, arank_digest=profile.digest, **section)
     return config, selection.to_json()
 
 

@@ -135,6 +135,20 @@ class ARankProfile:
             for task, means in self.per_task.items()
         }
 
+    @property
+    def task_correlations(self) -> dict[str, dict[str, float | None]]:
+        """Spearman correlation of the layer orders of every two tasks, by their names.
+
+        Empty if there is one task only (paper, figure 3, left).
+        """
+        means = self.per_task
+        if len(means) == 1:
+            return {}
+        return {
+            task: {other: spearman(order, means[other]) for other in means if other != task}
+            for task, order in means.items()
+        }
+
     def first(self, count: int) -> "ARankProfile":
         """The profile of the first ``count`` samples."""
         return ARankProfile(
@@ -170,6 +184,7 @@ class ARankProfile:
             "per_task": {task: means.tolist() for task, means in self.per_task.items()},
             "stability": {str(count): value for count, value in self.stability.items()},
             "task_agreement": self.task_agreement,
+            "task_correlations": self.task_correlations,
         }
 
 

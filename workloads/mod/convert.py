@@ -19,7 +19,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 _CLASSES: dict[tuple[type[nn.Module], type[nn.Module]], type[nn.Module]] = {}
 
-_ATTENTION = ("sdpa", "eager", "flash_attention_2")
+_ATTENTION = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 
 
 def convert(model: Model, config: MoDConfig) -> Model:

@@ -190,10 +190,11 @@ def _prompt_mask(
         return None
     if routing.is_plain_causal:
         # Kept tokens come first, so causality alone hides the slots behind them.
-        if routing.attention != "eager":
+        if not routing.adds_masks:
             return None
         return routing.causal(selection.columns.shape[1], hidden_states)
-    return gathered_mask(given, selection.columns, selection.columns, selection.valid)
+    mask = routing.tensor_mask(given, hidden_states.dtype)
+    return gathered_mask(mask, selection.columns, selection.columns, selection.valid)
 
 
 def _cached_mask(
@@ -206,13 +207,14 @@ def _cached_mask(
 ) -> Tensor | None:
     given = call.get("attention_mask")
     if given is not None and not routing.is_plain_causal:
-        return gathered_mask(given, rows, cache.columns, cache.valid)
+        mask = routing.tensor_mask(given, hidden_states.dtype)
+        return gathered_mask(mask, rows, cache.columns, cache.valid)
     if columns.shape[1] == 1 and cache.valid is None:
         return None
     if "flash" in routing.attention:
         return cache.valid
     seen = seen_mask(columns, cache.columns, cache.valid)
-    return additive(seen, hidden_states.dtype) if routing.attention == "eager" else seen
+    return additive(seen, hidden_states.dtype) if routing.adds_masks else seen
 
 
 def _compact_positions(

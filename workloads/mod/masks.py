@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_mask
 
 
 def causal_mask(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -57,8 +58,15 @@ def gathered_mask(
     return mask.masked_fill(hidden, torch.finfo(mask.dtype).min).masked_fill(own, 0.0)
 
 
+def evaluated(mask: BlockMask) -> Tensor:
+    """Flex attention's mask function as bool ``(batch, heads, rows, columns)``."""
+    batch, heads = mask.kv_num_blocks.shape[:2]
+    rows, columns = mask.seq_lengths
+    return create_mask(mask.mask_mod, batch, heads, rows, columns, device=mask.kv_num_blocks.device)
+
+
 def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn a bool mask into what eager attention adds to its scores."""
+    """Turn a bool mask into what eager and flex attention add to their scores."""
     zero = torch.zeros((), dtype=dtype, device=seen.device)
     return torch.where(seen, zero, torch.finfo(dtype).min)
 

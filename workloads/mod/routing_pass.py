@@ -6,10 +6,11 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from workloads.kinds import TokenKind
 from workloads.mod.config import MoDConfig
-from workloads.mod.masks import causal_mask
+from workloads.mod.masks import additive, causal_mask, evaluated
 from workloads.mod.record import RoutingRecord, count_bins
 from workloads.mod.router import branch_weight, router_loss, selection_score
 from workloads.mod.routing import (
@@ -70,6 +71,7 @@ class RoutingPass:
     _bin_totals: Tensor | None = field(init=False, default=None)
     _slots: dict[float, _Slots] = field(init=False, default_factory=dict)
     _causal: dict[int, Tensor] = field(init=False, default_factory=dict)
+    _evaluated: dict[BlockMask, Tensor] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.real = self.kinds != TokenKind.PAD
@@ -144,11 +146,24 @@ class RoutingPass:
             assert logits is not None
             self.losses[layer] = router_loss(logits, routed, self._weight_per_token())
 
+    @property
+    def adds_masks(self) -> bool:
+        """Whether attention adds a tensor to its scores and has no flag for causality."""
+        return self.attention in ("eager", "flex_attention")
+
+    def tensor_mask(self, given: Tensor | BlockMask, dtype: torch.dtype) -> Tensor:
+        """A family's own mask as a tensor; flex attention's is evaluated once per forward."""
+        if isinstance(given, Tensor):
+            return given
+        if given not in self._evaluated:
+            self._evaluated[given] = additive(evaluated(given), dtype)
+        return self._evaluated[given]
+
     def causal(self, length: int, like: Tensor) -> Tensor:
-        """Additive causal mask, made once per length."""
+        """Additive causal mask for the batch of ``like``, made once per length."""
         if length not in self._causal:
             self._causal[length] = causal_mask(length, like.dtype, like.device)
-        return self._causal[length]
+        return self._causal[length].expand(like.shape[0], -1, -1, -1)
 
     def _check_finite(self, scores: Tensor, slot: int) -> None:
         """NaN sorts above everything, so a broken router would go on in silence."""

@@ -60,7 +60,8 @@ def load_pretrained(
         path: The folder.
         dtype: As in transformers; ``"auto"`` for the saved one.
         device_map: As in transformers.
-        attn_implementation: ``sdpa``, ``eager`` or ``flash_attention_2``; None for the default.
+        attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2`` or ``flex_attention``; None
+            for the default.
         as_dense: Leave the routers out and return the dense model with the same weights.
 
     Returns:

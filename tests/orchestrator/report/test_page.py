@@ -74,6 +74,13 @@ def test_the_chosen_layers_are_marked_with_their_reason(page: str) -> None:
     assert "the layer order is not stable" in page
 
 
+def test_ranks_are_mapped_by_head_and_by_task(page: str) -> None:
+    assert '<td>0</td><td style="--share:0.875">9</td><td style="--share:1.000">10</td>' in page
+    assert "Mean rank by task" in page
+    assert "Correlation of the layer orders of two tasks" in page
+    assert "32&nbsp;→&nbsp;0.96" in page
+
+
 def test_skipped_patches_are_greyed_where_they_are(page: str) -> None:
     assert '<path d="M0 0h1v1h-1zM1 1h1v1h-1z"/>' in page
     assert "layer 1 · 50 %" in page

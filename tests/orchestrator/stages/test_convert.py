@@ -77,6 +77,22 @@ def test_gamma_converts_the_layers_that_arank_shows_redundant(converted: Convert
     assert mod_config(model).arank_digest
 
 
+def test_random_layers_are_chosen_by_arank_and_have_no_router(converted: Convert) -> None:
+    context = converted(GAMMA | {"method": "random"})
+    model, _ = open_model_folder(context.output / "model")
+    assert list(mod_config(model).layers) == [1, 3]
+    assert mod_config(model).scorer == "random"
+    assert not [name for name, _ in model.named_parameters() if "mod_router" in name]
+
+
+def test_capacities_can_follow_arank(converted: Convert) -> None:
+    context = converted(GAMMA | {"capacities": "arank"})
+    written = json.loads((context.output / "conversion.json").read_text())
+    few, many = written["config"]["capacities"][1], written["config"]["capacities"][0]
+    assert few + many == pytest.approx(2 * 0.5)
+    assert many / few == pytest.approx(5 / 4)
+
+
 def test_routers_can_start_from_what_training_samples_show(converted: Convert) -> None:
     shown, again, random = (converted(GAMMA | {"warm_start": n}) for n in (16, 16, 0))
     written = json.loads((shown.output / "conversion.json").read_text())

@@ -38,6 +38,7 @@ def test_the_standard_error_is_over_samples() -> None:
 def test_tasks_are_told_apart_and_compared() -> None:
     assert profile().per_task["a"].tolist() == [7.5, 2.0, 5.0]
     assert profile().task_agreement == {"a": 1.0, "b": 1.0}
+    assert profile().task_correlations == {"a": {"b": 1.0}, "b": {"a": 1.0}}
     assert profile("aaaa").task_agreement == {}
 
 

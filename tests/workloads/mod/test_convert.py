@@ -161,7 +161,7 @@ class TestRefusals:
                 GAMMA,
                 "no .layers",
             ),
-            (lambda: tiny.llava("flex_attention"), GAMMA, "attn_implementation must be one of"),
+            (lambda: tiny.llava("paged|eager"), GAMMA, "attn_implementation must be one of"),
         ],
     )
     def test_what_cannot_be_converted_is_refused_by_name_and_unchanged(
