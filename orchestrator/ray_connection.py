@@ -4,10 +4,11 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.durable.errors import DurableError
 from orchestrator.durable.executor import Executor, Send, StartExecutor
-from orchestrator.errors import PreflightError
 
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -16,6 +17,21 @@ WORKER_ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
 }
 """Of every worker: threads are set explicitly, since a worker per core oversubscribes easily."""
+
+
+@dataclass(eq=False)
+class RayUnavailableError(DurableError):
+    """Ray does not start or does not answer; what was committed before stays."""
+
+    reason: str
+
+    @property
+    def exit_code(self) -> int:
+        """3: machines that are short of memory or starting are ready at another time."""
+        return 3
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 def connect(address: str | None, *, uses_gpus: bool) -> None:
@@ -27,7 +43,7 @@ def connect(address: str | None, *, uses_gpus: bool) -> None:
         uses_gpus: Whether workers take GPUs; on a machine without, DeepSpeed is told to use CPUs.
 
     Raises:
-        PreflightError: If Ray does not start, or does not answer.
+        RayUnavailableError: If Ray does not start, or does not answer.
     """
     import ray
 
@@ -48,7 +64,7 @@ def connect(address: str | None, *, uses_gpus: bool) -> None:
     except Exception as error:  # Ray raises bare ones
         where = "on this machine does not start" if address is None else f"at {address} is no use"
         advice = "give the same command again, or see `gammaray doctor`"
-        raise PreflightError(f"Ray {where} ({error}): {advice}") from error
+        raise RayUnavailableError(f"Ray {where} ({error}): {advice}") from error
 
 
 def on_ray(start_cluster: Callable[[], None]) -> StartExecutor:

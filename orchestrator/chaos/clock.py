@@ -1,12 +1,5 @@
-"""``gammaray`` in a process whose wall clock jumps when it is told to.
+"""A wall clock that can be wrong."""
 
-    python -m orchestrator.chaos.clock OFFSET_FILE run RECIPE ...
-
-``OFFSET_FILE`` holds the seconds by which `time.time` is off; no file means none.
-"""
-
-import runpy
-import sys
 import time
 from pathlib import Path
 
@@ -20,9 +13,8 @@ def set_clock(offset_file: Path, seconds: float) -> None:
     aside.replace(offset_file)
 
 
-def main() -> None:
-    """Run the command line with that clock."""
-    offset_file = Path(sys.argv.pop(1))
+def follow(offset_file: Path) -> None:
+    """Let this process's `time.time` be off by the seconds in a file; no file means none."""
 
     def jumping_time() -> float:
         try:
@@ -31,8 +23,3 @@ def main() -> None:
             return _true_time()
 
     time.time = jumping_time
-    runpy.run_module("orchestrator.cli", run_name="__main__", alter_sys=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -20,7 +20,7 @@ class Driver:
     def __init__(
         self, arguments: Sequence[str], environment: Mapping[str, str], offset: Path, log: Path
     ) -> None:
-        command = [sys.executable, "-m", "orchestrator.chaos.clock", str(offset), *arguments]
+        command = [sys.executable, "-m", "orchestrator.chaos", str(offset), *arguments]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 command,

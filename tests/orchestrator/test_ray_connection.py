@@ -4,8 +4,8 @@ from typing import NoReturn
 import pytest
 import ray
 
-from orchestrator.errors import PreflightError
-from orchestrator.ray_connection import connect
+from orchestrator.cli import ExitCode
+from orchestrator.ray_connection import RayUnavailableError, connect
 
 
 @pytest.mark.parametrize(
@@ -21,5 +21,6 @@ def test_a_ray_that_cannot_be_used_is_named_with_what_to_do(
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    with pytest.raises(PreflightError, match=message):
+    with pytest.raises(RayUnavailableError, match=message) as caught:
         connect(address, uses_gpus=False)
+    assert caught.value.exit_code == ExitCode.RESUMABLE
