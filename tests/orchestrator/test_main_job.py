@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.orchestrator.small_run import driver, result_digests
+from tests.workloads.small_qwen import small_qwen
+from workloads.model_folder import save_model_folder
 
 pytestmark = pytest.mark.ray
 
@@ -64,6 +66,14 @@ def test_killed_in_every_stage_it_goes_on_to_the_same_results(
     with driver(tmp_path) as run:
         assert run.finish() == 0, "\n".join(run.said)
     assert result_digests(tmp_path) == result_digests(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_family_with_images_of_any_size_goes_through_the_whole_run(tmp_path: Path) -> None:
+    save_model_folder(*small_qwen(), tmp_path / "model")
+    with driver(tmp_path / "store", f"model={tmp_path}/model", "mod.warm_start=16") as run:
+        assert run.finish() == 0, "\n".join(run.said)
+    assert sorted(result_digests(tmp_path / "store")) == sorted(STAGES)
 
 
 def test_interrupted_it_says_how_to_go_on_and_does(undisturbed: Path, tmp_path: Path) -> None:

@@ -4,16 +4,9 @@ from itertools import groupby
 import pytest
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    LlavaProcessor,
-    PreTrainedTokenizerFast,
-    ProcessorMixin,
-    Qwen2VLImageProcessor,
-    Qwen2VLProcessor,
-    Qwen2VLVideoProcessor,
-)
+from transformers import LlavaProcessor, ProcessorMixin
 
+from tests.workloads.small_qwen import qwen_processor
 from workloads.data import Encoder, Sample, Turn, collate
 from workloads.errors import DataError
 from workloads.kinds import TokenKind
@@ -246,35 +239,8 @@ def test_refuses_a_processor_without_a_template(processor: LlavaProcessor) -> No
         Encoder(with_template(processor, None))
 
 
-@pytest.fixture
-def qwen() -> Qwen2VLProcessor:
-    backend = Tokenizer(models.BPE(unk_token=None))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    alphabet = {letter: n for n, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    backend.model = models.BPE(vocab=alphabet, merges=[])
-    marks = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="<|endoftext|>",
-        eos_token="<|im_end|>",
-        extra_special_tokens=["<|im_start|>", *marks],
-    )
-    template = (
-        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for p in m['content'] %}"
-        "{{ '<|vision_start|><|image_pad|><|vision_end|>' if p['type'] == 'image' else p['text'] }}"
-        "{% endfor %}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    )
-    return Qwen2VLProcessor(
-        image_processor=Qwen2VLImageProcessor(size={"shortest_edge": 56**2, "longest_edge": 10**6}),
-        tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(),
-        chat_template=template,
-    )
-
-
-def test_serves_a_family_whose_images_differ_in_length(qwen: Qwen2VLProcessor) -> None:
+def test_serves_a_family_whose_images_differ_in_length() -> None:
+    qwen = qwen_processor()
     item = sample("Is <image> in <image>?", "no", pixels=[56, 112])
     encoded = Encoder(qwen).training(item)
     assert runs(qwen, encoded) == [
