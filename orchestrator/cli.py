@@ -34,10 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("interrupted; the same command continues from here")
         return ExitCode.INTERRUPTED
-    except (RecipeError, PreflightError, WorkloadError) as error:
+    except (RecipeError, WorkloadError) as error:
         _say(str(error))
         return ExitCode.WRONG_USAGE
-    except DurableError as error:
+    except (PreflightError, DurableError) as error:
         _say(str(error))
         return error.exit_code
 

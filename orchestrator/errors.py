@@ -22,3 +22,8 @@ class RecipeError(Exception):
 
 class PreflightError(Exception):
     """Something outside the recipe stands in the way of a run; nothing has been started."""
+
+    @property
+    def exit_code(self) -> int:
+        """2: it has to be put right first."""
+        return 2

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import ray
@@ -13,6 +14,7 @@ from orchestrator.durable.attempt import Task, execute
 from orchestrator.durable.events import Event, EventReporter
 from orchestrator.durable.executor import Capacity, Outcome, Send
 from orchestrator.durable.failures import Failure, FailureKind, classify
+from orchestrator.scratch import scratch, sweep
 
 _GRACE_S = 10.0
 _DRAIN_S = 0.2
@@ -142,14 +144,21 @@ class _Ended:
 def _attempt(task: Task, board: Any) -> _Ended:  # noqa: ANN401 - Ray's handle type
     pin = _Pin(board)
     outcome: Manifest | Failure
+    _sweep_once()
     try:
-        outcome = execute(task, EventReporter(task.step.name, pin))
+        with scratch():
+            outcome = execute(task, EventReporter(task.step.name, pin))
     except Exception as error:  # noqa: BLE001 - a step may raise anything
         outcome = describe(error)
     finally:
         if pin.was_used:
             ray.wait([board.flush.remote()], timeout=_GRACE_S)
     return _Ended(outcome, pin.was_used)
+
+
+@cache
+def _sweep_once() -> None:
+    sweep()
 
 
 def _result(reference: "ray.ObjectRef[Any]") -> _Ended:

@@ -66,7 +66,7 @@ def draw_faults(
         drawn += [
             Fault(
                 kind=kind,
-                delay_s=source.uniform(0.5, 8.0),
+                delay_s=source.uniform(0.2, 5.0),
                 seconds=source.uniform(1.0, 8.0),
                 draw=source.random(),
             )

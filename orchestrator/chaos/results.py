@@ -9,6 +9,8 @@ from orchestrator.chaos.arena import Round
 from orchestrator.chaos.faults import FaultKind
 from orchestrator.chaos.verdict import Verdict
 
+_SHOWN = 5
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Results:
@@ -84,4 +86,6 @@ class Results:
 
 
 def _said(verdict: Verdict) -> str:
-    return "; ".join(verdict.differences) or "as undisturbed"
+    shown, more = verdict.differences[:_SHOWN], len(verdict.differences) - _SHOWN
+    rest = [f"and {more} more"] if more > 0 else []
+    return "; ".join([*shown, *rest]) or "as undisturbed"

@@ -81,8 +81,10 @@ def leftovers(token: str, folders: Mapping[str, Path]) -> tuple[tuple[str, ...],
 
 
 def _is_temporary(name: str, path: Path) -> bool:
-    """In the temporary folder anything but Ray's session, in the store what was written aside."""
-    return name == "tmp" or path.name.startswith(".") or path.suffix == ".tmp"
+    """In the temporary folder anything but Ray's sessions, in the store what was written aside."""
+    if name == "tmp":
+        return "ray" not in path.parts
+    return path.name.startswith(".") or path.suffix == ".tmp"
 
 
 def _tracked(uri: str) -> tuple[Counter[str], Counter[str], Counter[str]]:

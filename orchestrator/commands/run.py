@@ -20,6 +20,7 @@ from orchestrator.ray_connection import connect, on_ray
 from orchestrator.report import from_store, print_summary, summarize
 from orchestrator.runs import tag
 from orchestrator.runs.log import RunLog
+from orchestrator.scratch import scratch, sweep
 from orchestrator.tracking import MLflowTracker, TrackedRun
 
 
@@ -57,6 +58,15 @@ def execute(args: argparse.Namespace) -> int:
     _announce(launch, console)
     if args.background:
         return _detach(launch, args)
+    sweep()
+    try:
+        with scratch():
+            return _drive(launch, args, console)
+    finally:
+        sweep()
+
+
+def _drive(launch: Launch, args: argparse.Namespace, console: Console) -> int:
     tracker = _tracker(launch, console)
     status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
     try:

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import tempfile
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from orchestrator.engines.deepspeed import DeepSpeedEngine
 from orchestrator.engines.job import TrainingJob
+from orchestrator.scratch import scratch
 from workloads.data import Encoder, TrainingBatches, open_shard
 from workloads.mod import calibrate_threshold, is_converted, mod_config
 from workloads.model_folder import open_model_folder, save_model_folder
@@ -47,8 +47,8 @@ def train_worker(job: TrainingJob) -> dict[str, Any]:
     _prepare_process(job.threads)
     _join_process_group()
     try:
-        with tempfile.TemporaryDirectory(prefix="training-") as scratch:
-            return _train(job, Ranks.current(), Path(scratch))
+        with scratch() as folder:
+            return _train(job, Ranks.current(), folder)
     finally:
         dist.destroy_process_group()
 

@@ -17,3 +17,12 @@ class TrackingError(PreflightError):
 
     def __str__(self) -> str:
         return f"MLflow at {self.uri}: {self.reason}"
+
+
+class TrackingAwayError(TrackingError):
+    """The server does not answer."""
+
+    @property
+    def exit_code(self) -> int:
+        """3: it may at another time, and the same command continues the run."""
+        return 3

@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from orchestrator.tracking.errors import TrackingError
+from orchestrator.tracking.errors import TrackingAwayError, TrackingError
 
 _SQLITE = "sqlite:///"
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -89,7 +89,7 @@ def _check_server(uri: str, timeout_s: float) -> None:
         reason = f"answers {error.code} {error.reason}"
     except (OSError, ValueError) as error:
         reason = f"cannot be reached ({getattr(error, 'reason', error)})"
-    raise TrackingError(public(uri), f"{reason}; start it, or correct tracking.uri")
+    raise TrackingAwayError(public(uri), f"{reason}; start it, or correct tracking.uri")
 
 
 def _check_database_server(uri: str, timeout_s: float) -> None:
@@ -98,7 +98,7 @@ def _check_database_server(uri: str, timeout_s: float) -> None:
     try:
         socket.create_connection((parts.hostname or "localhost", port), timeout_s).close()
     except OSError as error:
-        raise TrackingError(
+        raise TrackingAwayError(
             public(uri), f"cannot be reached ({error}); start it, or correct tracking.uri"
         ) from error
 

@@ -162,6 +162,10 @@ class MLflowTracker(Observer):
     def _not_opened(self, error: Exception) -> TrackingError:
         if isinstance(error, TrackingError):
             return error
+        try:
+            check_reachable(self._uri)
+        except TrackingError as away:
+            return away
         return TrackingError(public(self._uri), f"cannot be opened: {error}")
 
     def _write_reused(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cli import ExitCode
 from orchestrator.tracking import TrackingError, check_reachable, public, resolve_tracking_uri
 from orchestrator.tracking.location import artifact_location
 
@@ -48,8 +49,10 @@ def test_passwords_do_not_show() -> None:
 
 
 def test_a_server_that_is_not_there_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(TrackingError, match=r"127\.0\.0\.1.*cannot be reached.*tracking\.uri"):
+    what = r"127\.0\.0\.1.*cannot be reached.*tracking\.uri"
+    with pytest.raises(TrackingError, match=what) as caught:
         check_reachable(f"http://127.0.0.1:{free_port()}")
+    assert caught.value.exit_code == ExitCode.RESUMABLE
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
