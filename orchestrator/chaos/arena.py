@@ -1,6 +1,7 @@
 """The arena: one run of a recipe at a time, in a store and with an MLflow server of its own."""
 
 import signal
+import subprocess
 import time
 import uuid
 from collections import Counter, deque
@@ -20,6 +21,7 @@ from orchestrator.recipe_file import load_recipe
 
 _TICK_S = 0.2
 _TAKEOVER_S = 180.0
+_PATIENCE_S = 1800.0
 _LARGEST_JUMP_S = 14 * 86400.0
 """A clock is set forward or back by up to a week."""
 _DONE, _FAILED, _WRONG_USAGE = 0, 1, 2
@@ -34,6 +36,8 @@ class Round:
     starts: int = 0
     exit_codes: list[int] = field(default_factory=list)
     """Of every driver; negative for a signal."""
+    trouble: list[str] = field(default_factory=list)
+    """What must not happen and was seen while the run was driven."""
     seconds: float = 0.0
     remains: Remains | None = None
     """None if the run did not succeed."""
@@ -91,27 +95,37 @@ class Arena:
         return self._round
 
     def _drive(self, faults: deque[Fault]) -> bool:
-        """Whether the run succeeded; False if it failed for good."""
+        """Whether the run succeeded; False if it failed for good or does not end."""
         driver = self._start()
-        next_s = time.monotonic() + (faults[0].delay_s if faults else 0.0)
-        while True:
+        strike_s = time.monotonic() + (faults[0].delay_s if faults else 0.0)
+        give_up_s = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < give_up_s:
             self._do_what_is_due()
             code = driver.exit_code
+            if code in (_DONE, _FAILED, _WRONG_USAGE):
+                self._round.exit_codes.append(code)
+                return code == _DONE
             if code is not None:
                 self._round.exit_codes.append(code)
-                if code in (_DONE, _FAILED, _WRONG_USAGE):
-                    return code == _DONE
                 driver = self._start()
-            elif faults and time.monotonic() >= next_s:
+            elif faults and time.monotonic() >= strike_s:
                 struck = self._strike(faults[0], driver)
                 if struck is not None:
-                    fault, driver = faults.popleft(), struck
-                    self._round.inflicted[fault.kind] += 1
-                    self._tell(f"{fault.kind} ({fault.seconds:.1f} s)")
-                    lasting = fault.seconds if fault.kind in _LASTING else 0.0
-                    pause_s = faults[0].delay_s if faults else 0.0
-                    next_s = time.monotonic() + lasting + pause_s
+                    driver = struck
+                    strike_s = time.monotonic() + self._note(faults)
+                    give_up_s = time.monotonic() + _PATIENCE_S
             time.sleep(_TICK_S)
+        driver.signal(signal.SIGKILL)
+        self._round.trouble.append(f"no end and no target for a fault within {_PATIENCE_S:g} s")
+        return False
+
+    def _note(self, faults: deque[Fault]) -> float:
+        """Take a fault that has happened off the schedule; returns the seconds to the next one."""
+        fault = faults.popleft()
+        self._round.inflicted[fault.kind] += 1
+        self._tell(f"{fault.kind} ({fault.seconds:.1f} s)")
+        lasting_s = fault.seconds if fault.kind in _LASTING else 0.0
+        return lasting_s + (faults[0].delay_s if faults else 0.0)
 
     def _strike(self, fault: Fault, driver: Driver) -> Driver | None:
         """Let a fault happen; returns who drives after it, None if there was nothing to hit yet."""
@@ -149,7 +163,11 @@ class Arena:
             time.sleep(_TICK_S)
         driver.signal(signal.SIGCONT)
         loser, winner = (successor, driver) if self._epoch() == epoch else (driver, successor)
-        self._round.exit_codes.append(loser.wait(_TAKEOVER_S))
+        try:
+            self._round.exit_codes.append(loser.wait(_TAKEOVER_S))
+        except subprocess.TimeoutExpired:
+            loser.signal(signal.SIGKILL)
+            self._round.trouble.append("a driver did not leave that had lost the run")
         return winner
 
     def _start(self) -> Driver:

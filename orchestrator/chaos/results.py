@@ -81,8 +81,10 @@ class Results:
     def _verdict(self, disturbed: Round) -> Verdict:
         if disturbed.remains is None or self.undisturbed.remains is None:
             codes = ", ".join(map(str, disturbed.exit_codes))
-            return Verdict((f"the run did not succeed; its drivers ended with {codes}",))
-        return Verdict.on(disturbed.remains, self.undisturbed.remains)
+            failed = f"the run did not succeed; its drivers ended with {codes}"
+            return Verdict((*disturbed.trouble, failed))
+        compared = Verdict.on(disturbed.remains, self.undisturbed.remains)
+        return Verdict((*disturbed.trouble, *compared.differences))
 
 
 def _said(verdict: Verdict) -> str:

@@ -45,6 +45,12 @@ def test_a_series_passes_if_every_run_does() -> None:
     assert series(good, bad).inflicted[FaultKind.CLOCK] == 4
 
 
+def test_what_was_seen_on_the_way_counts_too() -> None:
+    results = series(Round(trouble=["a driver did not leave"], remains=WHOLE))
+    assert not results.passed
+    assert "a driver did not leave" in results.tables()
+
+
 def test_a_run_that_did_not_succeed_is_told_by_its_exit_codes() -> None:
     results = series(Round(starts=2, exit_codes=[-9, 1]))
     assert "did not succeed; its drivers ended with -9, 1" in results.tables()
