@@ -7,7 +7,7 @@ This file is the only place that reads environment variables on their behalf.
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from importlib.metadata import entry_points
 
@@ -29,8 +29,13 @@ class ExitCode(IntEnum):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``gammaray``; returns its exit code."""
     args = _parse(list(sys.argv[1:] if argv is None else argv))
+    return exit_code_of(lambda: args.execute(args))
+
+
+def exit_code_of(execute: Callable[[], int]) -> int:
+    """Run what a verb does; an error that it may end with becomes a line and an exit code."""
     try:
-        return int(args.execute(args))
+        return int(execute())
     except KeyboardInterrupt:
         _say("interrupted; the same command continues from here")
         return ExitCode.INTERRUPTED

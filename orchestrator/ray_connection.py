@@ -67,13 +67,19 @@ def connect(address: str | None, *, uses_gpus: bool) -> None:
         raise RayUnavailableError(f"Ray {where} ({error}): {advice}") from error
 
 
-def on_ray(start_cluster: Callable[[], None]) -> StartExecutor:
-    """Executor on Ray; Ray is imported and ``start_cluster`` called when a step must run."""
+def on_ray(start_cluster: Callable[[], None], *, patience_s: float | None = None) -> StartExecutor:
+    """Executor on Ray; Ray is imported and ``start_cluster`` called when a step must run.
+
+    Args:
+        start_cluster: Connects this process to Ray.
+        patience_s: How long the cluster's head may be silent before the run ends, resumable.
+    """
 
     def start(send: Send) -> Executor:
+        from orchestrator.ray_cluster import PATIENCE_S
         from orchestrator.ray_executor import RayExecutor
 
         start_cluster()
-        return RayExecutor(send)
+        return RayExecutor(send, PATIENCE_S if patience_s is None else patience_s)
 
     return start

@@ -8,12 +8,14 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.artifacts.manifest import Manifest
 from orchestrator.durable.attempt import Task, execute
 from orchestrator.durable.events import Event, EventReporter
 from orchestrator.durable.executor import Capacity, Outcome, Send
 from orchestrator.durable.failures import Failure, FailureKind, classify
+from orchestrator.ray_cluster import PATIENCE_S, ClusterLostError, ClusterView
 from orchestrator.scratch import scratch, sweep
 
 _GRACE_S = 10.0
@@ -31,35 +33,54 @@ _SEVEREST_FIRST = (
 
 
 class RayExecutor:
-    """Runs each attempt as a Ray task on the cluster that this process is connected to."""
+    """Runs each attempt as a Ray task on the cluster that this process is connected to.
 
-    def __init__(self, send: Send) -> None:
+    A cluster whose head is lost ends the run, resumable.
+
+    Args:
+        send: Takes the events of running steps.
+        patience_s: How long the head may be silent before it counts as lost.
+    """
+
+    def __init__(self, send: Send, patience_s: float = PATIENCE_S) -> None:
         self._send = send
-        self._board: Any = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
+        self._cluster = ClusterView(patience_s)
+        # Ray sends a function to the head once for each remote function made of it.
+        self._function: Any = ray.remote(_attempt)
+        self._is_lost = False
+        self._board: Any = (
+            ray.remote(Board)
+            .options(num_cpus=0, max_restarts=-1, scheduling_strategy=_beside_driver())
+            .remote()
+        )
         self._asked: Any = None
-        self._running: dict[ray.ObjectRef[Any], str] = {}
+        self._running: dict[ray.ObjectRef[Any], Task] = {}
+        self._places: dict[str, str] = {}
         self._drain_due_s = 0.0
 
     def capacity(self) -> Capacity:
         """All that the cluster's living nodes have."""
-        total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        nodes = ray.nodes()  # type: ignore[no-untyped-call]
-        return Capacity(
-            cpus=total.get("CPU", 0),
-            gpus=total.get("GPU", 0),
-            node_ids=tuple(node["NodeID"] for node in nodes if node["Alive"]),
-        )
+        return self._cluster.capacity()
 
     def submit(self, task: Task) -> None:
         """Start a Ray task; Ray's own retries are off, since ours know the cause."""
         needs = task.step.resources
-        remote = ray.remote(_attempt).options(
+        remote = self._function.options(
             name=task.step.name, num_cpus=needs.cpus, num_gpus=needs.gpus, max_retries=0
         )
-        self._running[remote.remote(task, self._board)] = task.step.name
+        self._running[remote.remote(task, self._board)] = task
 
     def poll(self, wait_s: float) -> list[Outcome]:
-        """Hand on what the steps said, and return those that ended."""
+        """Hand on what the steps said, and return those that ended.
+
+        Raises:
+            ClusterLostError: If the head of the cluster is gone.
+        """
+        try:
+            self._cluster.check()
+        except ClusterLostError:
+            self._is_lost = True
+            raise
         ready: list[ray.ObjectRef[Any]] = []
         if self._running:
             ready, _ = ray.wait(list(self._running), timeout=wait_s)
@@ -68,11 +89,22 @@ class RayExecutor:
         if is_due or any(result.has_spoken for _, result in ended):
             self._drain()
             self._drain_due_s = time.monotonic() + _DRAIN_S
-        return [Outcome(step, result.outcome) for step, result in ended]
+        outcomes = [Outcome(task.step.name, result.outcome) for task, result in ended]
+        return outcomes + self._cut_off()
 
     def cancel(self, steps: Collection[str] | None = None) -> None:
-        """Interrupt tasks; kill those that do not stop within a grace time."""
-        pending = [ref for ref, name in self._running.items() if steps is None or name in steps]
+        """Interrupt tasks; kill those that do not stop within a grace time.
+
+        On a lost cluster nothing is done: every call would hang, and what runs there ends with
+        it or commits what the next driver would.
+        """
+        if self._is_lost:
+            return
+        pending = [
+            reference
+            for reference, task in self._running.items()
+            if steps is None or task.step.name in steps
+        ]
         for is_forced in (False, True):
             for reference in pending:
                 ray.cancel(reference, force=is_forced)
@@ -83,40 +115,72 @@ class RayExecutor:
 
     def close(self) -> None:
         """Hand on the last words and remove the board."""
+        self._cluster.close()
+        if self._is_lost:
+            return
         self._drain()
         ray.kill(self._board)
 
+    def _cut_off(self) -> list[Outcome]:
+        """Give up the attempts on nodes that the cluster gave up.
+
+        Ray says so itself when connections break. From a node that only fell silent, it goes on
+        waiting for an answer for some 7 minutes.
+        """
+        outcomes = []
+        for reference, task in list(self._running.items()):
+            node = self._places.get(task.root)
+            if node in self._cluster.lost_nodes:
+                del self._running[reference]
+                error = NodeLostError(f"node {node} no longer answers")
+                outcomes.append(Outcome(task.step.name, Failure.of(error, FailureKind.SYSTEM)))
+        return outcomes
+
     def _drain(self) -> None:
-        """Send on what is on the board; a slow board keeps its answer for the next time."""
+        """Send on what is on the board; a board that is away for long is waited for only once."""
         was_asked, self._asked = self._asked, self._asked or self._board.take.remote()
-        if not ray.wait([self._asked], timeout=_GRACE_S)[0]:
+        if not ray.wait([self._asked], timeout=0 if was_asked else _GRACE_S)[0]:
             return
         asked, self._asked = self._asked, None
         try:
-            events: list[Event] = ray.get(asked)
+            events, places = ray.get(asked)
         except RayError:
             # The board's node is gone: Ray restarts it elsewhere, and only progress is lost.
             return
+        running = {task.root for task in self._running.values()}
+        self._places = {
+            root: node for root, node in (self._places | places).items() if root in running
+        }
         for event in events:
             self._send(event)
         if was_asked:
             self._drain()
 
 
+class NodeLostError(Exception):
+    """The node that a step ran on fell silent; what it may still commit changes nothing."""
+
+
 class Board:
-    """Actor where running steps leave events and the driver collects them."""
+    """Actor where running steps leave events and their place, and the driver collects them."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
+        self._places: dict[str, str] = {}
+
+    def begin(self, attempt: str, node_id: str) -> None:
+        """Note where an attempt runs."""
+        self._places[attempt] = node_id
 
     def put(self, event: Event) -> None:
         """Leave an event."""
         self._events.append(event)
 
-    def take(self) -> list[Event]:
-        """Collect what was left since the last time, in order of arrival."""
+    def take(self) -> tuple[list[Event], dict[str, str]]:
+        """Collect what was left since the last time: events in order of arrival, and places."""
         events, self._events = self._events, []
-        return events
+        places, self._places = self._places, {}
+        return events, places
 
     def flush(self) -> None:
         """Return when all earlier calls of the same process have arrived."""
@@ -142,6 +206,7 @@ class _Ended:
 
 
 def _attempt(task: Task, board: Any) -> _Ended:  # noqa: ANN401 - Ray's handle type
+    board.begin.remote(task.root, ray.get_runtime_context().get_node_id())
     pin = _Pin(board)
     outcome: Manifest | Failure
     _sweep_once()
@@ -159,6 +224,11 @@ def _attempt(task: Task, board: Any) -> _Ended:  # noqa: ANN401 - Ray's handle t
 @cache
 def _sweep_once() -> None:
     sweep()
+
+
+def _beside_driver() -> NodeAffinitySchedulingStrategy:
+    """On the driver's node, so that no other node's death costs what was said."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
 
 
 def _result(reference: "ray.ObjectRef[Any]") -> _Ended:

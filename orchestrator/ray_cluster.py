@@ -1,0 +1,90 @@
+"""What a Ray cluster has, as its head says, and whether the head still says anything."""
+
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+import ray
+
+from orchestrator.durable.errors import DurableError
+from orchestrator.durable.executor import Capacity
+
+PATIENCE_S = 30.0
+"""Ray itself ends a process without a word when the head was silent for 60 s."""
+
+_EVERY_S = 1.0
+_LONGEST_S = 12.0
+"""No more counts as silence between two looks: the driver itself may have been stopped."""
+
+
+@dataclass(eq=False)
+class ClusterLostError(DurableError):
+    """The cluster that ran the steps is gone; what was committed before is safe."""
+
+    address: str
+    silence_s: float
+
+    @property
+    def exit_code(self) -> int:
+        """3: the same command continues the run, on this cluster or another one."""
+        return 3
+
+    def __str__(self) -> str:
+        return (
+            f"the head of the Ray cluster at {self.address} has not answered for "
+            f"{self.silence_s:g} s: give the same command again when a cluster is there; "
+            "finished steps are not done twice"
+        )
+
+
+class ClusterView:
+    """Asks the head again and again, from a thread of its own since a lost head lets calls hang.
+
+    ``lost_nodes`` are the ids of nodes that the cluster has given up.
+
+    Args:
+        patience_s: How long the head may be silent, while it restarts for instance.
+    """
+
+    def __init__(self, patience_s: float = PATIENCE_S) -> None:
+        self._patience_s = patience_s
+        self._address = ray.get_runtime_context().gcs_address
+        self._capacity, self.lost_nodes = _ask()
+        self._answers = self._seen = 0
+        self._looked_s, self._silence_s = time.monotonic(), 0.0
+        self._stopped = threading.Event()
+        threading.Thread(target=self._keep_asking, daemon=True).start()
+
+    def capacity(self) -> Capacity:
+        """All that the living nodes had at the last answer."""
+        return self._capacity
+
+    def check(self) -> None:
+        """Raise ClusterLostError if the head was silent for too long."""
+        now_s = time.monotonic()
+        passed_s, self._looked_s = min(now_s - self._looked_s, _LONGEST_S), now_s
+        if self._answers != self._seen:
+            self._seen, self._silence_s = self._answers, 0.0
+            return
+        self._silence_s += passed_s
+        if self._silence_s > self._patience_s:
+            raise ClusterLostError(self._address, self._patience_s)
+
+    def close(self) -> None:
+        """Stop asking."""
+        self._stopped.set()
+
+    def _keep_asking(self) -> None:
+        while not self._stopped.wait(_EVERY_S):
+            with suppress(Exception):  # Ray raises bare ones; no answer is what counts
+                self._capacity, self.lost_nodes = _ask()
+                self._answers += 1
+
+
+def _ask() -> tuple[Capacity, frozenset[str]]:
+    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    alive = tuple(node["NodeID"] for node in nodes if node["Alive"])
+    capacity = Capacity(cpus=total.get("CPU", 0), gpus=total.get("GPU", 0), node_ids=alive)
+    return capacity, frozenset(node["NodeID"] for node in nodes if not node["Alive"])
