@@ -15,8 +15,9 @@ from orchestrator.chaos.filesystem import give_orders
 from orchestrator.chaos.processes import MARK, Driver, kill, marked
 from orchestrator.chaos.tracking_server import TrackingServer
 from orchestrator.chaos.verdict import Remains, leftovers, look
-from orchestrator.durable import open_store, run_identity
+from orchestrator.durable import open_store, read_status, run_identity
 from orchestrator.durable.ownership import last_epoch
+from orchestrator.durable.states import RunState
 from orchestrator.recipe_file import load_recipe
 
 _TICK_S = 0.2
@@ -102,11 +103,10 @@ class Arena:
         while time.monotonic() < give_up_s:
             self._do_what_is_due()
             code = driver.exit_code
-            if code in (_DONE, _FAILED, _WRONG_USAGE):
-                self._round.exit_codes.append(code)
-                return code == _DONE
             if code is not None:
                 self._round.exit_codes.append(code)
+                if code == _DONE or self._has_failed(code):
+                    return code == _DONE
                 driver = self._start()
             elif faults and time.monotonic() >= strike_s:
                 struck = self._strike(faults[0], driver)
@@ -118,6 +118,17 @@ class Arena:
         driver.signal(signal.SIGKILL)
         self._round.trouble.append(f"no end and no target for a fault within {_PATIENCE_S:g} s")
         return False
+
+    def _has_failed(self, code: int) -> bool:
+        """Whether the same command would fail again.
+
+        Ray ends a process with 1 from its C++ when it loses the raylet while it connects: then the
+        run's own record tells.
+        """
+        if code == _FAILED:
+            store = open_store(str(self._store))
+            return read_status(store, self._run_id).state is RunState.FAILED
+        return code == _WRONG_USAGE
 
     def _note(self, faults: deque[Fault]) -> float:
         """Take a fault that has happened off the schedule; returns the seconds to the next one."""
