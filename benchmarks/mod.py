@@ -37,7 +37,7 @@ from workloads.mod.routing import routed_count
 HIDDEN, LAYERS, INTERMEDIATE, VOCABULARY = 512, 8, 1376, 1000
 IMAGE, TEXT = 1024, 64
 DECODED = 128
-WARM_UPS, PAIRS, SECONDS = 2, 7, 45.0
+WARM_UPS, PAIRS, SECONDS = 2, 5, 25.0
 
 Batch = dict[str, Tensor]
 
