@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 
-def process_identity() -> dict[str, Any]:
-    """What tells this process from any other on any machine, as far as the system says it."""
-    pid = os.getpid()
+def process_identity(pid: int | None = None) -> dict[str, Any]:
+    """What tells a process of this machine, by default this one, from any other on any machine."""
+    pid = pid or os.getpid()
     return {
         "host": socket.gethostname(),
         "boot": _boot(),
@@ -23,7 +23,8 @@ def is_dead(owner: Mapping[str, Any]) -> bool:
     here = process_identity()
     if not here["boot"] or any(owner.get(name) != here[name] for name in ("host", "boot")):
         return False
-    return _process_start(int(owner["pid"])) != owner.get("process_start")
+    start = _process_start(int(owner["pid"]))
+    return not start or start != owner.get("process_start")
 
 
 def _boot() -> str:

@@ -4,7 +4,7 @@ import argparse
 
 from orchestrator.commands.output import add_json_flag
 from orchestrator.durable import Store, open_store
-from orchestrator.durable.ownership import last_epoch
+from orchestrator.durable.ownership import newest_epoch
 from orchestrator.errors import PreflightError
 from orchestrator.launch import Launch, prepare, store_url
 
@@ -42,7 +42,7 @@ def run_of(args: argparse.Namespace) -> tuple[Store, str]:
         PreflightError: If there is no such run.
     """
     store = open_store(url_of(args))
-    if not last_epoch(store, args.run):
+    if not newest_epoch(store, args.run):
         raise PreflightError(
             f"store {store.url} has no run {args.run!r}; `gammaray list` shows those that there are"
         )

@@ -12,6 +12,8 @@ from rich.console import Console
 from orchestrator.commands.arguments import add_recipe, launch_of
 from orchestrator.commands.output import console_for, print_json
 from orchestrator.durable import JSON, Runner, RunResult, read_status
+from orchestrator.durable.ownership import announce, last_epoch
+from orchestrator.durable.record import Spec, write_spec
 from orchestrator.launch import Launch
 from orchestrator.observers import Observers
 from orchestrator.pipeline import needed_for
@@ -88,6 +90,7 @@ def _run(
 ) -> RunResult:
     address = args.address or args.environment.get("RAY_ADDRESS")
     uses_gpus = launch.recipe.workers.gpus > 0
+    spec = _spec(launch, args)
 
     def start_ray() -> None:
         tracker.open()  # MLflow takes seconds to import, as Ray takes to start
@@ -99,15 +102,23 @@ def _run(
             tag(launch.store, launch.run_id, args.tag)
         return Runner(
             launch.run_id,
-            needed_for(launch.steps, args.to) if args.to else launch.steps,
+            spec.steps,
             launch.store,
             start_executor=on_ray(start_ray),
             observer=Observers(progress, tracker, log),
-            recipe=launch.recipe.identity(),
-            metadata=how_to_start(args),
+            recipe=spec.recipe,
+            metadata=spec.metadata,
             redo=args.redo,
             strict_code=args.strict_code,
         ).run()
+
+
+def _spec(launch: Launch, args: argparse.Namespace) -> Spec:
+    return Spec(
+        steps=needed_for(launch.steps, args.to) if args.to else launch.steps,
+        recipe=launch.recipe.identity(),
+        metadata=how_to_start(args),
+    )
 
 
 def how_to_start(args: argparse.Namespace) -> dict[str, JSON]:
@@ -118,7 +129,10 @@ def how_to_start(args: argparse.Namespace) -> dict[str, JSON]:
 
 
 def _detach(launch: Launch, args: argparse.Namespace) -> int:
-    """Start the same command in a session of its own; what it says is in the run's log."""
+    """Start the same command in a session of its own; what it says is in the run's log.
+
+    Until that process owns the run, the run is pending.
+    """
     command = [sys.executable, "-m", "orchestrator.cli", "run", args.recipe, *args.overrides]
     command += ["--store", launch.store.url]
     for option, values in (("--to", args.to), ("--redo", args.redo)):
@@ -127,9 +141,12 @@ def _detach(launch: Launch, args: argparse.Namespace) -> int:
         command += [option, value] if value else []
     command += ["--strict-code"] if args.strict_code else []
     quiet = subprocess.DEVNULL
+    epoch = last_epoch(launch.store, launch.run_id) + 1
+    write_spec(launch.store, launch.run_id, epoch, _spec(launch, args))
     process = subprocess.Popen(
         command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
     )
+    announce(launch.store, launch.run_id, epoch, process.pid)
     if args.json:
         print_json({"run_id": launch.run_id, "pid": process.pid})
     else:

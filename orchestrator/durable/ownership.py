@@ -122,6 +122,17 @@ def claim(
     return Ownership(store, run_id, last + 1, lease, clock)
 
 
+def announce(store: Store, run_id: str, epoch: int, pid: int) -> None:
+    """Note that a process of this machine was started to become the owner of ``epoch``."""
+    store.overwrite(_announcement_path(run_id, epoch), json.dumps(process_identity(pid)).encode())
+
+
+def newest_epoch(store: Store, run_id: str) -> int:
+    """The epoch that was announced, if its owner is still to come, and the last one otherwise."""
+    last = last_epoch(store, run_id)
+    return last + 1 if store.exists(_announcement_path(run_id, last + 1)) else last
+
+
 def last_epoch(store: Store, run_id: str) -> int:
     """The highest epoch of a run, 0 if nobody ever drove it."""
     owners = [path for path in store.list(f"runs/{run_id}/epochs") if path.endswith("/owner.json")]
@@ -160,6 +171,8 @@ def _beat(store: Store, run_id: str, epoch: int) -> bytes:
 
 def _owner(store: Store, run_id: str, epoch: int) -> dict[str, Any]:
     path = _owner_path(run_id, epoch)
+    if not store.exists(path):
+        path = _announcement_path(run_id, epoch)
     try:
         owner = json.loads(store.read(path))
     except ValueError as error:
@@ -169,6 +182,10 @@ def _owner(store: Store, run_id: str, epoch: int) -> dict[str, Any]:
 
 def _owner_path(run_id: str, epoch: int) -> str:
     return epoch_path(run_id, epoch, "owner.json")
+
+
+def _announcement_path(run_id: str, epoch: int) -> str:
+    return epoch_path(run_id, epoch, "announced.json")
 
 
 def epoch_path(run_id: str, epoch: int, name: str) -> str:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from orchestrator.artifacts.key import JSON, digest
-from orchestrator.durable.ownership import epoch_path, is_abandoned, last_epoch
+from orchestrator.durable.ownership import epoch_path, is_abandoned, last_epoch, newest_epoch
 from orchestrator.durable.states import RunState, StepState
 from orchestrator.durable.step import Step
 from orchestrator.store import Store
@@ -67,7 +67,7 @@ def run_identity(name: str, recipe: Mapping[str, JSON]) -> str:
 
 
 def write_spec(store: Store, run_id: str, epoch: int, spec: Spec) -> None:
-    """Record once per epoch what the run is to do. Settings are left out: they may hold secrets."""
+    """Record for an epoch what the run is to do. Settings are left out: they may hold secrets."""
     described = [
         {name: getattr(step, name) for name in _STEP_FIELDS if name != "settings"}
         for step in spec.steps
@@ -78,7 +78,8 @@ def write_spec(store: Store, run_id: str, epoch: int, spec: Spec) -> None:
         "metadata": spec.metadata,
         "steps": described,
     }
-    store.create(epoch_path(run_id, epoch, "spec.json"), json.dumps(data, default=_plain).encode())
+    path = epoch_path(run_id, epoch, "spec.json")
+    store.overwrite(path, json.dumps(data, default=_plain).encode())
 
 
 def write_status(store: Store, status: RunStatus) -> None:
@@ -101,17 +102,23 @@ def write_status(store: Store, status: RunStatus) -> None:
 
 def read_spec(store: Store, run_id: str) -> dict[str, Any]:
     """Return the recipe and steps of a run as last started; raises FileNotFoundError."""
-    path = epoch_path(run_id, last_epoch(store, run_id), "spec.json")
+    path = epoch_path(run_id, newest_epoch(store, run_id), "spec.json")
     return dict(json.loads(store.read(path)))
 
 
 def read_status(store: Store, run_id: str) -> RunStatus:
     """Return a run's status; one whose driver certainly died is resumable.
 
+    A driver that died before it took the run over leaves it as it was.
+
     Raises:
         FileNotFoundError: If the store has no such run.
     """
-    epoch = last_epoch(store, run_id)
+    epoch, newest = last_epoch(store, run_id), newest_epoch(store, run_id)
+    if newest > epoch and not is_abandoned(store, run_id, newest):
+        return RunStatus(run_id, newest, RunState.PENDING)
+    if newest > epoch == 0:
+        return RunStatus(run_id, newest, RunState.RESUMABLE)
     if not epoch:
         raise FileNotFoundError(f"store {store.url} has no run {run_id!r}")
     try:
@@ -138,7 +145,8 @@ def manifests_of(store: Store, run_id: str) -> set[str]:
 
 def list_runs(store: Store) -> list[str]:
     """Return the ids of all runs in a store, sorted."""
-    return sorted({path.split("/")[1] for path in store.list("runs")})
+    marks = ("/owner.json", "/announced.json")
+    return sorted({path.split("/")[1] for path in store.list("runs") if path.endswith(marks)})
 
 
 @lru_cache(maxsize=4096)

@@ -42,6 +42,9 @@ class StepState(StrEnum):
 class RunState(StrEnum):
     """Where a run stands."""
 
+    PENDING = "pending"
+    """A driver was started for it, which has not taken it over yet."""
+
     RUNNING = "running"
     WAITING = "waiting"
     """Nothing can go on before a timer, a person, or another run."""
@@ -87,8 +90,9 @@ STEP_MOVES: Mapping[StepState, frozenset[StepState]] = {
 """States of a step within one epoch; the next epoch starts all of them over from WAITING."""
 
 RUN_MOVES: Mapping[RunState, frozenset[RunState]] = {
-    RunState.RUNNING: frozenset(set(RunState) - {RunState.RUNNING}),
-    RunState.WAITING: frozenset(set(RunState) - {RunState.WAITING}),
+    RunState.PENDING: frozenset({RunState.RUNNING, RunState.RESUMABLE}),
+    RunState.RUNNING: frozenset(set(RunState) - {RunState.RUNNING, RunState.PENDING}),
+    RunState.WAITING: frozenset(set(RunState) - {RunState.WAITING, RunState.PENDING}),
     RunState.SUCCEEDED: frozenset({RunState.RUNNING}),
     RunState.FAILED: frozenset({RunState.RUNNING}),
     RunState.RESUMABLE: frozenset({RunState.RUNNING}),

@@ -45,6 +45,8 @@ def cancel(
     status, lease = read_status(store, run_id), lease or Lease()
     if status.state in OVER:
         return status.state
+    if status.state is RunState.PENDING:
+        status = _until_taken_over(store, status, clock, tell)
     if not is_abandoned(store, run_id, status.epoch):
         store.create(epoch_path(run_id, status.epoch, "cancel"), b"")
         tell(f"asked {describe_owner(store, run_id, status.epoch)} to stop")
@@ -73,8 +75,23 @@ def delete(store: Store, run_id: str) -> None:
 
 def check_idle(store: Store, status: RunStatus) -> None:
     """Raise RunOwnedError if a driver of the run may be alive."""
-    if status.state in (RunState.RUNNING, RunState.WAITING):
+    if status.state in (RunState.PENDING, RunState.RUNNING, RunState.WAITING):
         raise RunOwnedError(status.run_id, describe_owner(store, status.run_id, status.epoch))
+
+
+def _until_taken_over(
+    store: Store, status: RunStatus, clock: Clock, tell: Callable[[str], None]
+) -> RunStatus:
+    """Wait for a driver that was started: before it owns the run, nobody can ask it to stop."""
+    owner = describe_owner(store, status.run_id, status.epoch)
+    tell(f"waiting for {owner}, which was started to drive the run")
+    end_s = clock.monotonic() + _STOPPING_S
+    while status.state is RunState.PENDING:
+        if clock.monotonic() > end_s:
+            raise RunOwnedError(status.run_id, owner)
+        clock.sleep(0.5)
+        status = read_status(store, status.run_id)
+    return status
 
 
 def approve(store: Store, run_id: str, step: str, *, by: str) -> bool:

@@ -76,6 +76,22 @@ def test_a_family_with_images_of_any_size_goes_through_the_whole_run(tmp_path: P
     assert sorted(result_digests(tmp_path / "store")) == sorted(STAGES)
 
 
+@pytest.mark.slow
+def test_killed_after_every_stage_it_goes_on_to_the_same_results(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    killed_after = []
+    for stage in STAGES:
+        with driver(tmp_path) as run:
+            assert run.wait_for(f"{stage}: done", f"{stage}: reused"), "\n".join(run.said)
+            run.kill()
+        killed_after.append(run.said[-1].split(" in ")[0])
+    assert killed_after == [f"{stage}: done" for stage in STAGES]
+    with driver(tmp_path) as run:
+        assert run.finish() == 0, "\n".join(run.said)
+    assert result_digests(tmp_path) == result_digests(undisturbed)
+
+
 def test_interrupted_it_says_how_to_go_on_and_does(undisturbed: Path, tmp_path: Path) -> None:
     with driver(tmp_path, "seed=1") as run:
         assert run.wait_for("data: started")

@@ -1,6 +1,9 @@
 """The verbs that look at a run and act on it, over a store with small runs."""
 
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,11 @@ import pytest
 
 from orchestrator.cli import ExitCode, main
 from orchestrator.durable import Approval, InProcessExecutor, Runner, StepFailedError, Store
-from orchestrator.runs import tag
+from orchestrator.durable.errors import RunOwnedError
+from orchestrator.durable.ownership import announce
+from orchestrator.durable.record import Spec, write_spec
+from orchestrator.durable.states import RunState
+from orchestrator.runs import cancel, delete, tag
 from orchestrator.runs.log import RunLog
 from tests.orchestrator.durable.conftest import quick_disk, steps, store
 from tests.orchestrator.durable.fakes import FakeClock, Steps
@@ -64,6 +71,49 @@ def test_runs_are_listed_by_state_name_tag_and_age(finished: Steps, shell: Shell
     assert names("--tag", "paper") == ["good"]
     assert names("--last", "1") == ["bad"]
     assert "bad" in shell("list")
+
+
+@pytest.fixture
+def starting(steps: Steps) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that was started to drive a run, and has not come to it."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        spec = Spec(steps=steps.chain(), recipe={}, metadata={})
+        write_spec(steps.store, "run", 1, spec)
+        announce(steps.store, "run", 1, process.pid)
+        yield process
+
+
+def test_a_run_without_its_driver_yet_is_pending(
+    starting: "subprocess.Popen[bytes]", steps: Steps, shell: Shell
+) -> None:
+    assert shell.json("status", "run")["state"] == "pending"
+    assert [run["state"] for run in shell.json("list", "--state", "pending")] == ["pending"]
+    assert [node["state"] for node in shell.json("graph", "run")] == ["waiting"] * 3
+    with pytest.raises(RunOwnedError, match=f"driven by process {starting.pid} on"):
+        delete(steps.store, "run")
+    steps.run(steps.chain())
+    assert shell.json("status", "run")["state"] == "succeeded"
+    assert shell.json("status", "run")["epoch"] == 1
+
+
+def test_a_driver_that_died_before_it_began_leaves_the_run_resumable(
+    starting: "subprocess.Popen[bytes]", steps: Steps, shell: Shell
+) -> None:
+    starting.kill()
+    starting.wait()
+    assert shell.json("status", "run")["state"] == "resumable"
+    steps.run(steps.chain())
+    announce(steps.store, "run", 2, starting.pid)
+    assert shell.json("status", "run")["state"] == "succeeded"
+
+
+def test_a_pending_run_is_cancelled_once_its_driver_can_be_asked(
+    starting: "subprocess.Popen[bytes]", steps: Steps
+) -> None:
+    told: list[str] = []
+    clock = FakeClock(on_sleep=starting.kill)
+    assert cancel(steps.store, "run", clock=clock, tell=told.append) is RunState.CANCELLED
+    assert told[0].startswith(f"waiting for process {starting.pid} on")
 
 
 def test_logs_tell_what_happened_and_what_a_step_printed(finished: Steps, shell: Shell) -> None:

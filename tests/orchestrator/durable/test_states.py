@@ -23,8 +23,13 @@ def test_every_end_of_a_run_can_be_followed_by_a_next_epoch() -> None:
     assert all(
         RUN_MOVES[state] == {RunState.RUNNING}
         for state in RUN_MOVES
-        if state not in ("running", "waiting")
+        if state not in ("pending", "running", "waiting")
     )
+
+
+def test_a_pending_run_is_taken_over_or_left_behind() -> None:
+    assert RUN_MOVES[RunState.PENDING] == {RunState.RUNNING, RunState.RESUMABLE}
+    assert not any(RunState.PENDING in moves for moves in RUN_MOVES.values())
 
 
 def test_a_move_outside_the_table_is_a_bug() -> None:
