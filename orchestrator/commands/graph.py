@@ -1,6 +1,7 @@
 """Show which step of a run takes what from which, and where each stands."""
 
 import argparse
+from pathlib import Path
 
 from rich.text import Text
 from rich.tree import Tree
@@ -8,12 +9,14 @@ from rich.tree import Tree
 from orchestrator.commands.arguments import add_run, run_of
 from orchestrator.commands.output import console_for, print_json
 from orchestrator.durable import read_status
-from orchestrator.runs.graph import Node, read_graph
+from orchestrator.report.graph import Node, read_graph
+from orchestrator.report.graph_chart import STYLE, graph_svg
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_run(parser)
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw it into this file as well")
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -21,8 +24,15 @@ def execute(args: argparse.Namespace) -> int:
     store, run_id = run_of(args)
     status = read_status(store, run_id)
     nodes = read_graph(store, run_id)
+    if args.svg is not None:
+        args.svg.write_text(graph_svg(nodes, style=STYLE.read_text()), encoding="utf-8")
     if args.json:
-        print_json([{"step": n.name, "inputs": n.inputs, "state": n.state} for n in nodes])
+        print_json(
+            [
+                {"step": n.name, "inputs": n.inputs, "state": n.state, "seconds": n.seconds}
+                for n in nodes
+            ]
+        )
         return 0
     tree = Tree(f"{run_id}: {status.state}", highlight=False)
     branches = {"": tree}

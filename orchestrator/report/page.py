@@ -12,6 +12,8 @@ from markupsafe import Markup
 from orchestrator.report.agreement import Agreement
 from orchestrator.report.charts import HALF, Bar, Series, bar_chart, dumbbells, line_chart, losses
 from orchestrator.report.documents import Document
+from orchestrator.report.graph import Node
+from orchestrator.report.graph_chart import STYLE, graph_svg
 from orchestrator.report.heat_maps import rank_maps
 from orchestrator.report.summary import Summary, shown, shown_change, signed, summarize
 
@@ -51,6 +53,7 @@ def render(
     agreement: Agreement,
     examples: "Sequence[Example]",
     provenance: Provenance,
+    graph: Sequence[Node] = (),
 ) -> str:
     """Fill the page.
 
@@ -59,6 +62,7 @@ def render(
         agreement: The twins on the same questions.
         examples: Images with the patches that layers skipped.
         provenance: Where all of it comes from.
+        graph: The steps of the run; without any, it is left out.
     """
     summary = summarize(documents)
     layers = tuple(_layers(documents))
@@ -75,7 +79,8 @@ def render(
     return page.render(
         summary=summary,
         agreement=agreement,
-        style=Markup((_TEMPLATES / "page.css").read_text()),
+        style=Markup((_TEMPLATES / "page.css").read_text() + STYLE.read_text()),
+        graph=Markup(graph_svg(graph)) if graph else "",
         layers=layers,
         rank_chart=Markup(_rank_chart(layers)),
         kind_chart=Markup(dumbbells([(k.kind, k.dense, k.mod) for k in summary.kinds], width=HALF)),

@@ -9,6 +9,7 @@ from orchestrator.report import from_artifacts
 from orchestrator.report.agreement import Agreement
 from orchestrator.report.documents import read_lines
 from orchestrator.report.examples import make_examples
+from orchestrator.report.graph import read_graph
 from orchestrator.report.page import Provenance, render
 from workloads.data import open_shard
 from workloads.model_folder import open_model_folder
@@ -32,6 +33,7 @@ def report(context: StepContext) -> None:
     page = render(
         from_artifacts(inputs),
         agreement=Agreement.of(dense, mod),
+        graph=read_graph(context.store, context.run_id),
         examples=make_examples(model, processor, shard, dense, mod),
         provenance=Provenance(
             run_id=context.run_id,

@@ -131,12 +131,21 @@ def test_the_error_of_an_attempt_is_in_its_log(finished: Steps, shell: Shell) ->
 
 
 def test_a_graph_shows_what_takes_what(finished: Steps, shell: Shell) -> None:
-    assert shell.json("graph", "good") == [
-        {"step": "a", "inputs": [], "state": "succeeded"},
-        {"step": "b", "inputs": ["a"], "state": "succeeded"},
-        {"step": "c", "inputs": ["b"], "state": "succeeded"},
+    found = shell.json("graph", "good")
+    assert [(node["step"], node["inputs"], node["state"]) for node in found] == [
+        ("a", [], "succeeded"),
+        ("b", ["a"], "succeeded"),
+        ("c", ["b"], "succeeded"),
     ]
+    assert all(node["seconds"] >= 0 for node in found)
     assert "└── b: succeeded" in shell("graph", "good")
+
+
+def test_a_graph_is_drawn_into_a_file(finished: Steps, shell: Shell, tmp_path: Path) -> None:
+    shell("graph", "good", "--svg", str(tmp_path / "good.svg"))
+    drawing = (tmp_path / "good.svg").read_text(encoding="utf-8")
+    assert drawing.count('<g class="step computed">') == 3
+    assert ".graph .computed rect" in drawing
 
 
 def test_the_ledger_tells_what_each_result_has_cost(finished: Steps, shell: Shell) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.report.agreement import Agreement
 from orchestrator.report.examples import Example
+from orchestrator.report.graph import Node
 from orchestrator.report.page import Provenance, render
 
 SECTIONS = {
@@ -49,6 +50,7 @@ def page(documents: dict[str, Any], example: Example) -> str:
             versions={"gammaray": "0.1.0"},
             made_at="2026-01-01 00:00 UTC",
         ),
+        graph=[Node(name="align", state="succeeded", inputs=(), seconds=2.0)],
     )
 
 
@@ -89,6 +91,10 @@ def test_skipped_patches_are_greyed_where_they_are(page: str) -> None:
 def test_the_page_says_where_it_comes_from(page: str) -> None:
     for piece in ("digits-1234", "c0ffee", "feed" * 16, "models:/digits-mod/3", "capacity_ratio"):
         assert piece in page
+
+
+def test_the_steps_of_the_run_are_drawn(page: str) -> None:
+    assert '<g class="step computed"><title>align: computed · 2.0 s</title>' in page
 
 
 def test_a_run_without_images_times_and_ranks_still_has_a_page(documents: dict[str, Any]) -> None:

@@ -5,9 +5,10 @@ from typing import Any
 from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
-from orchestrator.durable import Artifact, StepContext, open_store
+from orchestrator.durable import Artifact, InProcessExecutor, Runner, StepContext, open_store
 from orchestrator.report.documents import SOURCES
 from orchestrator.stages.report import report
+from tests.orchestrator.durable.fakes import Steps
 from workloads.data import Conversation, Turn, write_shard
 from workloads.model_folder import save_model_folder
 from workloads.reporting import SilentReporter
@@ -33,6 +34,10 @@ def test_the_stage_writes_a_page_from_the_artifacts_of_a_run(
     conversation = Conversation(id="0", images=("scene.png",), turns=turns, tags={"kind": "place"})
     write_shard([conversation], tmp_path, tmp_path / "data" / "eval.arrow")
 
+    store = open_store(str(tmp_path / "store"))
+    chain = Steps(store, tmp_path / "log").chain()
+    Runner("digits-1", chain, store, start_executor=InProcessExecutor).run()
+
     report(
         StepContext(
             run_id="digits-1",
@@ -40,7 +45,7 @@ def test_the_stage_writes_a_page_from_the_artifacts_of_a_run(
             key="k",
             epoch=1,
             attempt=1,
-            store=open_store(str(tmp_path / "store")),
+            store=store,
             params={"recipe": {"name": "digits"}},
             settings={},
             inputs=inputs,
@@ -55,3 +60,4 @@ def test_the_stage_writes_a_page_from_the_artifacts_of_a_run(
     assert "which digit is there ?" in page
     assert "of finetune-mod" in page
     assert "data:image/png;base64," in page
+    assert page.count('<g class="step computed">') == 3
