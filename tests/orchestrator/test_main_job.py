@@ -80,13 +80,8 @@ def test_a_family_with_images_of_any_size_goes_through_the_whole_run(tmp_path: P
 def test_killed_after_every_stage_it_goes_on_to_the_same_results(
     undisturbed: Path, tmp_path: Path
 ) -> None:
-    killed_after = []
     for stage in STAGES:
-        with driver(tmp_path) as run:
-            assert run.wait_for(f"{stage}: done", f"{stage}: reused"), "\n".join(run.said)
-            run.kill()
-        killed_after.append(run.said[-1].split(" in ")[0])
-    assert killed_after == [f"{stage}: done" for stage in STAGES]
+        _kill_after(stage, tmp_path)
     with driver(tmp_path) as run:
         assert run.finish() == 0, "\n".join(run.said)
     assert result_digests(tmp_path) == result_digests(undisturbed)
@@ -98,6 +93,17 @@ def test_interrupted_it_says_how_to_go_on_and_does(undisturbed: Path, tmp_path: 
         assert run.kill(signal.SIGINT) == 130
         run.finish()
     assert "gammaray: interrupted; the same command continues from here" in run.said
+
+
+def _kill_after(stage: str, store: Path) -> None:
+    """Kill a driver at the boundary behind a stage; one that Ray does not start for ends with 3."""
+    for _ in range(3):
+        with driver(store) as run:
+            if run.wait_for(f"{stage}: done", f"{stage}: reused"):
+                run.kill()
+                return
+            assert run.finish() == 3, "\n".join(run.said)
+    raise AssertionError(f"{stage} was never done: {run.said}")
 
 
 def _order(said: list[str]) -> list[str]:
