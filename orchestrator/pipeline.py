@@ -140,7 +140,7 @@ def _training(
         function=function,
         params={
             "seed": recipe.seed,
-            "training": training.model_dump(mode="json", exclude={"checkpoint_every"}),
+            "training": training.params(),
         },
         inputs={"model": model, "data": "data"},
         settings={**settings, "workers": recipe.workers.training},

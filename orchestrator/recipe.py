@@ -37,6 +37,27 @@ class LlavaData(Section):
     images: str
 
 
+class Guards(Section):
+    """What a training does when something is wrong; `workloads.training.Guards` says when it is."""
+
+    non_finite: Literal["skip", "rollback", "stop"] = "stop"
+    """An input, the loss or the gradient is NaN or infinite."""
+    spike: Literal["off", "warn", "skip", "rollback", "stop"] = "warn"
+    """The gradient's norm is ``spike_factor`` times the median of the last ``spike_window``."""
+    collapse: Literal["off", "warn", "rollback", "stop"] = "warn"
+    """A layer's router has said the same of all tokens for ``patience`` steps."""
+    spike_factor: Annotated[float, Field(gt=1.0)] = 20.0
+    spike_window: Positive = 50
+    min_entropy: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Entropy of the mean routing probability, as a share of that at the layer's capacity, below
+    which a router says the same of all tokens."""
+    patience: Positive = 20
+    rollback_rate: Share = 0.5
+    """Factor on the learning rates after a rollback."""
+    limit: Positive = 5
+    """Skipped batches in a row, or rollbacks in all, that end the training."""
+
+
 class Training(Section):
     """One training: how long, how fast, and which parts learn."""
 
@@ -55,7 +76,20 @@ class Training(Section):
     trainable: tuple[Literal["projector", "vision_tower", "language_model", "router"], ...]
     zero_stage: Literal[0, 1, 2, 3] = 2
     checkpoint_every: Positive = 50
-    """Optimizer steps between checkpoints; not part of a key."""
+    """Optimizer steps between checkpoints; part of a key only where ``guards`` may roll back."""
+    guards: Guards = Guards()
+
+    def params(self) -> dict[str, Any]:
+        """What the result depends on; guards as they are by default change no key."""
+        without = set() if self._may_roll_back else {"checkpoint_every"}
+        if self.guards == Guards():
+            without.add("guards")
+        return self.model_dump(mode="json", exclude=without)
+
+    @property
+    def _may_roll_back(self) -> bool:
+        guards = self.guards
+        return "rollback" in (guards.non_finite, guards.spike, guards.collapse)
 
 
 class ARank(Section):
@@ -218,13 +252,12 @@ class Recipe(Section):
 
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same run: every value but the hardware and the addresses."""
-        return self.model_dump(mode="json", by_alias=True, exclude=_NOT_IDENTITY)
+        tree = self.model_dump(mode="json", by_alias=True, exclude=_NOT_IDENTITY)
+        return tree | {"align": self.align.params(), "finetune": self.finetune.params()}
 
 
 _NOT_IDENTITY: dict[str, Any] = {
     "workers": True,
     "tracking": True,
-    "align": {"checkpoint_every"},
-    "finetune": {"checkpoint_every"},
     "register_as": {"approval"},
 }

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import math
 import os
 import sys
 import warnings
@@ -41,6 +42,9 @@ class DeepSpeedEngine:
         groups = parameter_groups(model, config)
         self._learning = [weight for group in groups for weight in group["params"]]
         deepspeed = _import_deepspeed()
+        self._utils = deepspeed.runtime.utils
+        self._norm = torch.zeros(())
+        self._clip_norm, self._clips = config.clip_norm, _clips_itself(config)
         os.environ.setdefault("LOCAL_RANK", "0")  # Asked for, though only launchers use it.
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
@@ -63,13 +67,35 @@ class DeepSpeedEngine:
         self._engine.set_gradient_accumulation_boundary(is_last)
         self._engine.backward(loss * self.ranks.size, scale_wrt_gas=False)
 
-    def step(self, rate_factor: float) -> float:
+    def reduce(self) -> float:
+        """Return the norm of what the last ``backward`` has summed."""
+        self._norm = self._norm_of_gradient()
+        norm = float(self._norm)
+        return norm if norm >= 0 else math.inf  # DeepSpeed marks what is not finite by -1.
+
+    def update(self, rate_factor: float) -> None:
         """Clip, update every rank's share and gather the weights that ranks hold whole."""
         for group in self._optimizer.param_groups:
             group["lr"] = group["base_lr"] * rate_factor
-        norm = self._norm_without_zero()
+        if self._clips:
+            nn.utils.clip_grads_with_norm_(self._learning, self._clip_norm, self._norm)
         self._engine.step()
-        return float(self._engine.get_global_grad_norm() if norm is None else norm)
+
+    def discard(self) -> None:
+        """Let DeepSpeed drop the gradient as it drops one that is not finite."""
+        if self._stage == 0:
+            self._optimizer.zero_grad()
+            return
+        groups = list(self._optimizer.averaged_gradients.values())
+        shares = [share for group in groups for share in group]
+        for share in shares:
+            share.fill_(math.inf)
+        logger = logging.getLogger("DeepSpeed")
+        logger.setLevel(logging.ERROR)  # It would warn of an overflow.
+        self._engine.step()
+        logger.setLevel(logging.WARNING)
+        for share in shares:
+            share.zero_()  # In ZeRO-3 the padding of these buffers is written by nobody else.
 
     def save(self, folder: Path) -> None:
         """Write this rank's part of a DeepSpeed checkpoint, frozen weights left out."""
@@ -102,11 +128,21 @@ class DeepSpeedEngine:
         is_float = isinstance(value, Tensor) and value.is_floating_point()
         return value.to(self._dtype) if is_float else value
 
-    def _norm_without_zero(self) -> float | None:
-        """DeepSpeed keeps no gradient norm for plain float32 training."""
-        if self._stage > 0 or self._precision != "fp32":
-            return None
-        return float(nn.utils.clip_grad_norm_(self._learning, float("inf")))
+    def _norm_of_gradient(self) -> Tensor:
+        """The norm that DeepSpeed's own step takes, before it."""
+        norm: Tensor
+        if self._stage == 0:
+            norm = nn.utils.clip_grad_norm_(self._learning, float("inf"))
+        elif self._stage == 3:
+            norm = self._utils.combine_grad_norm_groups(self._optimizer._get_norm_groups())
+        else:
+            norm = self._optimizer.scaled_global_norm()
+        return norm
+
+
+def _clips_itself(config: TrainingConfig) -> bool:
+    """In bfloat16 without ZeRO, DeepSpeed 0.19 would clip by the norm of the weights."""
+    return config.zero_stage == 0 and config.precision == "bf16"
 
 
 def _deepspeed_config(config: TrainingConfig, rows: int) -> dict[str, Any]:
@@ -114,7 +150,7 @@ def _deepspeed_config(config: TrainingConfig, rows: int) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": rows // micro_batch,
-        "gradient_clipping": config.clip_norm,
+        "gradient_clipping": 0.0 if _clips_itself(config) else config.clip_norm,
         "bf16": {"enabled": config.precision == "bf16"},
         "steps_per_print": sys.maxsize,
         "zero_optimization": {

@@ -134,7 +134,9 @@ def _write_result(
         threshold = calibrate_threshold(model, _calibration_batches(job, processor))
         job.reporter.message(f"inference threshold calibrated to {threshold:.4f}")
     save_model_folder(model, processor, output / "model")
-    history = {"points": list(result.history), "frozen_digest": digest}
+    history: dict[str, Any] = {"points": list(result.history), "frozen_digest": digest}
+    if result.events:
+        history["events"] = list(result.events)
     (output / "history.json").write_text(json.dumps(history, indent=1))
 
 

@@ -42,6 +42,8 @@ def read_figures(texts: Mapping[str, str]) -> Figures:
 def _history(documents: Documents) -> Iterator[tuple[int, Values]]:
     for point in documents.get("history.json", {}).get("points", []):
         yield int(point["step"]), dict(_numbers({k: v for k, v in point.items() if k != "step"}))
+    for event in documents.get("history.json", {}).get("events", []):
+        yield int(event["step"]), {f"guard/{event['guard']}": float(event["value"])}
 
 
 def _ranks(documents: Documents) -> Iterator[tuple[int, Values]]:

@@ -58,6 +58,17 @@ def test_hardware_and_addresses_are_settings_and_never_parameters(model: Path) -
     assert changed["finetune-mod"].settings["workers"] == 8
 
 
+def test_guards_change_a_key_only_where_they_differ_from_the_defaults(model: Path) -> None:
+    def training(*overrides: str) -> dict[str, object]:
+        params: dict[str, object] = steps_of(model, *overrides)["finetune-mod"].params["training"]
+        return params
+
+    assert training() == training("finetune.guards.spike=warn")
+    assert not {"guards", "checkpoint_every"} & set(training())
+    assert "checkpoint_every" not in training("finetune.guards.spike=skip")
+    assert training("finetune.guards.spike=rollback")["checkpoint_every"] == 50
+
+
 def test_a_registration_that_needs_approval_is_the_same_registration(model: Path) -> None:
     held, free = (steps_of(model, *more)["register"] for more in (["register.approval=true"], []))
     assert held.gate is not None

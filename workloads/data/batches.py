@@ -80,11 +80,17 @@ class TrainingBatches:
         self._next = step + 1, self._thread.submit(self._build, step + 1)
         return batches
 
+    def sample_ids(self, step: int) -> list[str]:
+        """Ids of the samples of the whole global batch of ``step`` (from 0), over all ranks."""
+        return [self._shard[index].id for index in self._indices(step)]
+
+    def _indices(self, step: int) -> list[int]:
+        return batch_indices(len(self._shard), self._global_batch, seed=self._seed, step=step)
+
     def _build(self, step: int) -> list[Batch]:
-        indices = batch_indices(len(self._shard), self._global_batch, seed=self._seed, step=step)
         return [
             self._encoder.training_batch([self._shard[index] for index in chunk])
-            for chunk in _chunks(indices[self._share], self._micro_batch)
+            for chunk in _chunks(self._indices(step)[self._share], self._micro_batch)
         ]
 
 

@@ -3,6 +3,7 @@ from typing import TYPE_CHECKING, Any
 
 from workloads.training.config import TrainingConfig
 from workloads.training.errors import TrainingError
+from workloads.training.guards import Guards
 
 if TYPE_CHECKING:
     from workloads.training.blank_image import blank_image_for_text, blank_image_inputs
@@ -18,6 +19,7 @@ __all__ = [
     "CheckpointStore",
     "Checkpoints",
     "Engine",
+    "Guards",
     "Ranks",
     "TorchEngine",
     "TrainingConfig",

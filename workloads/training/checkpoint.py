@@ -22,7 +22,7 @@ _MANIFEST = "manifest.json"
 
 
 class CheckpointStore(Protocol):
-    """Where a training keeps its checkpoints; all ranks call both methods together."""
+    """Where a training keeps its checkpoints; all ranks call every method together."""
 
     def restore(self, layout: str, load: Callable[[Path], None]) -> int | None:
         """Hand the newest usable checkpoint to ``load``; return its step, or None without one.
@@ -30,6 +30,18 @@ class CheckpointStore(Protocol):
         Args:
             layout: What a checkpoint must have been written as, see `Engine.layout`.
             load: Reads this rank's state from a folder that holds the files of all ranks.
+        """
+
+    def roll_back(self, step: int, layout: str, load: Callable[[Path], None]) -> int | None:
+        """Restore the newest usable checkpoint of at most ``step`` steps, and drop newer ones.
+
+        Args:
+            step: Optimizer steps done.
+            layout: See `restore`.
+            load: See `restore`.
+
+        Returns:
+            Its step, or None if there is none; then nothing was dropped.
         """
 
     def save(self, step: int, layout: str, write: Callable[[Path], None]) -> None:
@@ -135,11 +147,17 @@ class Checkpoints:
     def restore(self, layout: str, load: Callable[[Path], None]) -> int | None:
         """Try finished checkpoints from the newest on; warn of those that cannot be used."""
         names = self.ranks.from_first(self._finished() if self.ranks.is_first else [])
-        for name in names:
-            step = self._restore_one(name, layout, load)
-            if step is not None:
-                return step
-        return None
+        return self._restore_first(names, layout, load)
+
+    def roll_back(self, step: int, layout: str, load: Callable[[Path], None]) -> int | None:
+        """Restore one of at most ``step`` steps; nobody shall continue from a newer one."""
+        names = self.ranks.from_first(self._finished() if self.ranks.is_first else [])
+        older = [name for name in names if _step_of(name) <= step]
+        restored = self._restore_first(older, layout, load)
+        if restored is not None and self.ranks.is_first:
+            for name in set(names).difference(older):
+                self._drop(name)
+        return restored
 
     def save(self, step: int, layout: str, write: Callable[[Path], None]) -> None:
         """Write and upload every rank's files, then the manifest, then drop old ones."""
@@ -157,6 +175,12 @@ class Checkpoints:
             manifest = Manifest(step, layout, files)
             self.objects.create(f"{name}/{_MANIFEST}", manifest.to_bytes())
             self._drop_old()
+
+    def _restore_first(
+        self, names: list[str], layout: str, load: Callable[[Path], None]
+    ) -> int | None:
+        steps = (self._restore_one(name, layout, load) for name in names)
+        return next((step for step in steps if step is not None), None)
 
     def _restore_one(self, name: str, layout: str, load: Callable[[Path], None]) -> int | None:
         try:
@@ -224,15 +248,22 @@ class Checkpoints:
         kept = set(finished[: self.keep])
         ours = {path.rsplit("/", 1)[0] for path in self.objects.list(self.prefix)}
         for name in sorted(ours - kept):
-            if self._may_drop(name):
-                # Without its manifest first, a half-removed checkpoint would look damaged.
-                self.objects.delete(f"{name}/{_MANIFEST}")
-                self.objects.delete(name)
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        if self._may_drop(name):
+            # Without its manifest first, a half-removed checkpoint would look damaged.
+            self.objects.delete(f"{name}/{_MANIFEST}")
+            self.objects.delete(name)
 
     def _may_drop(self, name: str) -> bool:
         writer = name.removeprefix(f"{self.prefix}/").split("/")[0]
         is_predecessor = bool(self.predecessors) and writer.startswith(self.predecessors)
         return writer == self.writer or (is_predecessor and writer < self.writer)
+
+
+def _step_of(name: str) -> int:
+    return int(name.rsplit("/", 1)[-1].split("-")[0])
 
 
 def _fault(file: Path, size: int, sha256: str) -> str | None:

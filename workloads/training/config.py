@@ -1,10 +1,11 @@
 """What one training is: how long, how fast, in which precision, and which parts learn."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self, get_args
 
 from workloads.training.errors import TrainingError
+from workloads.training.guards import Guards
 
 Part = Literal["projector", "vision_tower", "language_model", "router"]
 """A part of an image-text model that learns or is frozen as a whole."""
@@ -64,6 +65,8 @@ class TrainingConfig:
     checkpoint_every: int = 50
     """Optimizer steps between checkpoints."""
 
+    guards: Guards = field(default_factory=Guards)
+
     def __post_init__(self) -> None:
         for name in ("steps", "global_batch", "checkpoint_every"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
@@ -92,7 +95,8 @@ class TrainingConfig:
             TypeError: If a field is unknown or missing.
         """
         tuples = {name: tuple(values[name]) for name in ("trainable", "betas") if name in values}
-        return cls(**{**values, **tuples})
+        guards = Guards.from_json(values.get("guards", {}))
+        return cls(**{**values, **tuples, "guards": guards})
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values; `from_json` reads them back."""

@@ -41,8 +41,14 @@ class Engine(Protocol):
             is_last: Whether it is this rank's last micro-batch of the step.
         """
 
-    def step(self, rate_factor: float) -> float:
-        """Clip, update at ``base_lr * rate_factor``, clear; return the norm before clipping."""
+    def reduce(self) -> float:
+        """Complete the step's gradient; return its L2 norm, NaN or infinite if it is not finite."""
+
+    def update(self, rate_factor: float) -> None:
+        """Clip the completed gradient, update at ``base_lr * rate_factor``, clear it."""
+
+    def discard(self) -> None:
+        """Clear the completed gradient; weights and optimizer stay as they are."""
 
     def save(self, folder: Path) -> None:
         """Write this rank's share of weights that learn and optimizer state into ``folder``."""
@@ -74,6 +80,7 @@ class TorchEngine:
         self._groups = parameter_groups(model, config)
         self._learning = [weight for group in self._groups for weight in group["params"]]
         self._optimizer = torch.optim.AdamW(self._groups, betas=config.betas, fused=True)
+        self._norm = torch.zeros(())
 
     @property
     def layout(self) -> str:
@@ -90,15 +97,24 @@ class TorchEngine:
         del is_last
         loss.backward()  # type: ignore[no-untyped-call]
 
-    def step(self, rate_factor: float) -> float:
-        """Sum over ranks, clip, update."""
+    def reduce(self) -> float:
+        """Sum over ranks."""
         self._sum_gradients()
-        norm = nn.utils.clip_grad_norm_(self._learning, self._clip_norm)
+        gradients = [weight.grad for weight in self._learning if weight.grad is not None]
+        self._norm = nn.utils.get_total_norm(gradients)
+        return float(self._norm)
+
+    def update(self, rate_factor: float) -> None:
+        """Clip, update, clear."""
+        nn.utils.clip_grads_with_norm_(self._learning, self._clip_norm, self._norm)
         for group in self._optimizer.param_groups:
             group["lr"] = group["base_lr"] * rate_factor
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return float(norm)
+
+    def discard(self) -> None:
+        """Clear."""
+        self._optimizer.zero_grad()
 
     def save(self, folder: Path) -> None:
         """Write everything from rank 0."""

@@ -17,15 +17,17 @@ import torch
 from torch import Tensor
 
 from workloads.data.collate import IGNORED_LABEL
-from workloads.mod import RoutingRecord, is_converted
+from workloads.mod import RoutingRecord, is_converted, mod_config
 from workloads.reporting import Reporter
 from workloads.training.checkpoint import CheckpointStore
 from workloads.training.config import TrainingConfig
 from workloads.training.engine import Engine
 from workloads.training.errors import TrainingError
-from workloads.training.ranks import Ranks
+from workloads.training.means import StepMeans
 from workloads.training.rng import random_state, restore_random_state, seed_all
+from workloads.training.router_health import RouterHealth, entropies
 from workloads.training.schedule import rate_factor
+from workloads.training.watch import Event, Figures, Memory, Watch
 
 Point = dict[str, float]
 """Metrics of one optimizer step, ``step`` (1-based) among them."""
@@ -36,6 +38,9 @@ class Batches(Protocol):
 
     def at(self, step: int) -> Sequence[Mapping[str, Tensor]]:
         """Micro-batches of optimizer step ``step`` (0-based); equally many on all ranks."""
+
+    def sample_ids(self, step: int) -> Sequence[str]:
+        """Ids of the samples of the whole global batch of ``step``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,9 @@ class TrainingResult:
 
     seconds: float
     """Wall time of the steps that this process did, saving included."""
+
+    events: tuple[dict[str, Any], ...] = ()
+    """Guards that fired, as `Event.to_json` gives them; those before a resume included."""
 
 
 def train(
@@ -75,25 +83,33 @@ def train(
         report_every: Steps between reports; the history has every step.
 
     Raises:
-        TrainingError: If the loss or its gradient is not finite, or a global batch has no
-            answer tokens. Nothing of that step is in any checkpoint.
+        TrainingError: If a guard stops the training, or a global batch has no answer tokens.
+            Nothing of that step is in any checkpoint.
     """
     seed_all(config.seed, engine.ranks.rank)
     run = _Run(engine, batches, config, reporter)
-    resumed_at = checkpoints.restore(engine.layout, run.load) or 0
+    restored = checkpoints.restore(engine.layout, run.load)
+    if restored is None and config.guards.may_roll_back:
+        checkpoints.save(0, engine.layout, run.save)
+    done = resumed_at = restored or 0
     if engine.ranks.is_first:
         reporter.progress(resumed_at, config.steps)
         if resumed_at:
             reporter.message(f"continuing after step {resumed_at} of {config.steps}")
     started = time.monotonic()
-    for step in range(resumed_at, config.steps):
-        run.advance(step)
-        done = step + 1
+    while done < config.steps:
+        decision = run.advance(done)
+        if decision is not None:
+            done = run.roll_back(checkpoints, decision)
+            continue
+        done += 1
         if engine.ranks.is_first and (done % report_every == 0 or done == config.steps):
             run.report()
         if done % config.checkpoint_every == 0 and done < config.steps:
+            run.watch.checkpoint_is_due(done)
             checkpoints.save(done, engine.layout, run.save)
-    return TrainingResult(tuple(run.history), resumed_at, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return TrainingResult(tuple(run.history), resumed_at, seconds, tuple(run.watch.memory.events))
 
 
 class _Run:
@@ -103,38 +119,99 @@ class _Run:
         self, engine: Engine, batches: Batches, config: TrainingConfig, reporter: Reporter
     ) -> None:
         self.history: list[Point] = []
+        rates = f"learning_rate (now {config.learning_rate:g}) or clip_norm"
+        self.watch = Watch(config.guards, f"lower {rates} (now {config.clip_norm:g})")
         self._engine, self._batches = engine, batches
         self._config, self._reporter = config, reporter
-        self._is_converted = is_converted(engine.model)
+        self._mod = mod_config(engine.model) if is_converted(engine.model) else None
 
-    def advance(self, step: int) -> None:
-        """Do optimizer step ``step`` (0-based) and append its point to the history."""
+    def advance(self, step: int) -> Event | None:
+        """Do optimizer step ``step`` (0-based) and append its point to the history.
+
+        Returns:
+            The reason to go back to an earlier step; then the history has no point of this one.
+        """
+        factor = rate_factor(self._config, step) * self.watch.rate(step)
+        point: Point = {"learning_rate": self._config.learning_rate * factor}
+        if self.watch.is_left_out(step):
+            self.history.append({"step": step + 1, **point, "skipped": 1.0})
+            return None
+        means, figures = self._compute(step)
+        point = {"step": step + 1, **means, **point, "grad_norm": figures.grad_norm}
+        decision = self._decide(figures)
+        if decision is None or decision.action == "warn":
+            self._engine.update(factor)
+            self.history.append(point)
+            return None
+        if not figures.broken_inputs:
+            self._engine.discard()
+        if decision.action == "stop":
+            raise TrainingError(str(decision), step + 1)
+        if decision.action == "rollback":
+            return decision
+        finite = {name: value for name, value in point.items() if math.isfinite(value)}
+        self.history.append({**finite, "skipped": 1.0})
+        return None
+
+    def roll_back(self, checkpoints: CheckpointStore, decision: Event) -> int:
+        """Restore the last good checkpoint and lower the rates; return the steps done."""
+        before = self.watch.memory
+        done = checkpoints.roll_back(before.good, self._engine.layout, self.load)
+        if done is None:
+            reason = f"{decision}; no checkpoint of step {before.good} or before is left"
+            raise TrainingError(reason, decision.step)
+        self.watch.roll_back(before, decision)
+        if self._engine.ranks.is_first:
+            rate = self.watch.rate(before.good)
+            self._reporter.message(f"back to step {done}; rates from {before.good} on x {rate:g}")
+        return done
+
+    def _compute(self, step: int) -> tuple[Point, Figures]:
+        """Sum the gradient of the step's global batch."""
         engine = self._engine
-        batches = [_to_device(batch, engine.ranks.device) for batch in self._batches.at(step)]
-        targets = [count_targets(batch) for batch in batches]
-        all_targets = int(engine.ranks.sum([sum(targets)])[0])
+        host = self._batches.at(step)
+        targets = [count_targets(batch) for batch in host]
+        all_targets, broken = engine.ranks.sum([sum(targets), sum(map(_is_broken, host))])
         if all_targets == 0:
             raise TrainingError("no sample of the global batch has an answer token", step + 1)
-        means = _Means()
-        for index, (batch, count) in enumerate(zip(batches, targets, strict=True)):
-            record = RoutingRecord() if self._is_converted else None
+        if broken:
+            nothing = Figures(step + 1, int(broken), math.nan, math.nan, {})
+            return {}, nothing
+        means = StepMeans()
+        for index, (on_host, count) in enumerate(zip(host, targets, strict=True)):
+            batch = _to_device(on_host, engine.ranks.device)
+            record = self._record()
             loss = engine.forward(self._inputs(batch, count, record)).loss
             share = count / all_targets
-            engine.backward(loss * share, is_last=index == len(batches) - 1)
+            engine.backward(loss * share, is_last=index == len(host) - 1)
             means.add(loss, share, record)
-        factor = rate_factor(self._config, step)
-        norm = engine.step(factor)
-        point = {"step": step + 1, **means.over(engine.ranks)}
-        point |= {"learning_rate": self._config.learning_rate * factor, "grad_norm": norm}
-        self._check(point)
-        self.history.append(point)
+        combined = means.over(engine.ranks, engine.reduce())
+        known = entropies(self._mod, combined.router_sums) if self._mod else {}
+        loss_mean = combined.means["loss"]
+        return combined.means, Figures(step + 1, 0, loss_mean, combined.grad_norm, known)
+
+    def _record(self) -> RoutingRecord | None:
+        if self._mod is None:
+            return None
+        is_watched = self._config.guards.collapse != "off"
+        return RouterHealth(self._mod) if is_watched else RoutingRecord()
+
+    def _decide(self, figures: Figures) -> Event | None:
+        """Tell what the guards say; return the most severe event."""
+        events = self.watch.judge(figures, self.history, self._batches.sample_ids)
+        if self._engine.ranks.is_first:
+            for event in events:
+                self._reporter.message(f"step {event.step}: {event.action}: {event}")
+                self._reporter.metrics(event.step, {f"guard/{event.guard}": event.value})
+        return events[-1] if events else None
 
     def report(self) -> None:
         """Tell the newest point."""
         point = dict(self.history[-1])
         step = int(point.pop("step"))
         self._reporter.metrics(step, point)
-        self._reporter.progress(step, self._config.steps, note=f"loss {point['loss']:.3f}")
+        note = f"loss {point['loss']:.3f}" if "loss" in point else "skipped"
+        self._reporter.progress(step, self._config.steps, note=note)
 
     def save(self, folder: Path) -> None:
         """Write this rank's files of a checkpoint."""
@@ -143,11 +220,15 @@ class _Run:
         torch.save(random_state(), folder / f"random-{rank:05d}.pt")
         if self._engine.ranks.is_first:
             (folder / "history.json").write_text(json.dumps(self.history))
+            (folder / "guards.json").write_text(json.dumps(self.watch.memory.to_json()))
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint's files; a rank that is new to it keeps its own seed."""
         self._engine.load(folder)
         self.history = json.loads((folder / "history.json").read_text())
+        memory_file = folder / "guards.json"
+        memory = json.loads(memory_file.read_text()) if memory_file.exists() else {}
+        self.watch.memory = Memory.from_json(memory)
         random_file = folder / f"random-{self._engine.ranks.rank:05d}.pt"
         if random_file.exists():
             restore_random_state(torch.load(random_file, weights_only=True))
@@ -164,52 +245,16 @@ class _Run:
             inputs["routing_record"] = record
         return inputs
 
-    def _check(self, point: Point) -> None:
-        for name in ("loss", "grad_norm"):
-            if not math.isfinite(point[name]):
-                raise TrainingError(
-                    f"{name} is {point[name]}: lower learning_rate (now {point['learning_rate']:g})"
-                    f" or clip_norm (now {self._config.clip_norm:g}), or look for broken samples",
-                    int(point["step"]),
-                )
-
-
-class _Means:
-    """Losses weighted by their share of the global batch's tokens; skips by micro-batches."""
-
-    def __init__(self) -> None:
-        self._losses: list[dict[str, Tensor]] = []
-        self._records: list[RoutingRecord] = []
-
-    def add(self, loss: Tensor, share: float, record: RoutingRecord | None) -> None:
-        language, router = loss, None
-        if record is not None:
-            self._records.append(record)
-            language = loss if record.lm_loss is None else record.lm_loss
-            router = record.router_loss  # None where routers learn from the language model alone
-        named = {"loss": loss, "lm_loss": language, "router_loss": router}
-        self._losses.append(
-            {n: value.detach().double() * share for n, value in named.items() if value is not None}
-        )
-
-    def over(self, ranks: Ranks) -> Point:
-        """Combine over ranks; waits for the device here and not before."""
-        names = list(self._losses[0])
-        losses = torch.stack([torch.stack(list(each.values())) for each in self._losses])
-        skip_all = sum(record.skip_all() for record in self._records)
-        skip_routable = sum(record.skip_routable() for record in self._records)
-        *sums, skip_all, skip_routable, count = ranks.sum(
-            [*losses.sum(0).tolist(), skip_all, skip_routable, len(self._records)]
-        )
-        point = dict(zip(names, sums, strict=True))
-        if self._records:
-            point |= {"skip_all": skip_all / count, "skip_routable": skip_routable / count}
-        return point
-
 
 def count_targets(batch: Mapping[str, Tensor]) -> int:
     """Positions that are predicted: all labels but the first of a row and the ignored ones."""
     return int((batch["labels"][:, 1:] != IGNORED_LABEL).sum())
+
+
+def _is_broken(batch: Mapping[str, Tensor]) -> bool:
+    """Whether an input, such as a pixel, is NaN or infinite; a sum tells in one pass."""
+    floats = (value for value in batch.values() if value.is_floating_point())
+    return any(not math.isfinite(float(value.sum(dtype=torch.float64))) for value in floats)
 
 
 def _with_one_target(batch: Mapping[str, Tensor]) -> Tensor:

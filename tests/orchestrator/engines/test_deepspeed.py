@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from orchestrator.durable import open_store
 from orchestrator.engines.deepspeed import DeepSpeedEngine
+from tests.workloads.training.poison import Exploding, Marked, NaNPixel
 from tests.workloads.training.tiny import (
     FakeBatches,
     Listener,
@@ -18,6 +20,7 @@ from tests.workloads.training.tiny import (
 )
 from workloads.training import (
     Checkpoints,
+    Guards,
     Ranks,
     TorchEngine,
     TrainingConfig,
@@ -52,12 +55,15 @@ def a_config(**changes: Any) -> TrainingConfig:
 
 
 def train_tiny(
-    config: TrainingConfig, batches: type[FakeBatches] = FakeBatches, **options: Any
+    config: TrainingConfig,
+    batches: type[FakeBatches] = FakeBatches,
+    engine_type: type[DeepSpeedEngine] = DeepSpeedEngine,
+    **options: Any,
 ) -> tuple[dict[str, Tensor] | None, TrainingResult]:
     ranks = Ranks.current()
     model = tiny_llava()
     choose_parts(model, config.trainable)
-    engine = DeepSpeedEngine(model, config, ranks=ranks)
+    engine = engine_type(model, config, ranks=ranks)
     checkpoints: Any = NoCheckpoints()
     if folder := options.pop("store", None):
         checkpoints = Checkpoints(
@@ -135,6 +141,55 @@ def resume_bit_for_bit(folder: str) -> None:
         if weights is not None:
             assert undisturbed is not None
             assert all(torch.equal(weights[name], undisturbed[name]) for name in weights)
+
+
+class ExplodingDeepSpeed(Exploding, DeepSpeedEngine):
+    """`DeepSpeedEngine` with a loss that explodes."""
+
+
+def act_on_bad_batches(folder: str) -> None:
+    """A skipped batch leaves weights and optimizer as they were; a rollback restores them."""
+
+    class Marks(Marked):
+        bad = (2,)
+
+    class Pixels(NaNPixel):
+        bad = (2,)
+
+    for stage, precision in (
+        (0, "fp32"),
+        (1, "fp32"),
+        (2, "fp32"),
+        (3, "fp32"),
+        (0, "bf16"),
+        (2, "bf16"),
+    ):
+        config = a_config(zero_stage=stage, precision=precision, learning_rate=1e-3)
+
+        def guarded(batches: type[FakeBatches], config: TrainingConfig = config, **actions: Any):
+            guards = Guards(spike_window=2, spike_factor=50.0, **actions)
+            return train_tiny(
+                replace(config, guards=guards),
+                batches,
+                ExplodingDeepSpeed,
+                store=f"{folder}/{config.zero_stage}-{config.precision}-{actions}",
+            )
+
+        weights, reference = guarded(Pixels, non_finite="skip")
+        skipped, result = guarded(Marks, spike="skip")
+        assert [event["guard"] for event in result.events] == ["spike"]
+        assert "skipped" in result.history[2]
+        assert result.history[3] == reference.history[3]
+        _, back = guarded(Marks, spike="rollback")
+        assert back.history[3]["learning_rate"] == 0.5 * reference.history[3]["learning_rate"]
+        assert back.history[3]["loss"] == reference.history[3]["loss"]
+        if weights is not None:
+            assert skipped is not None
+            assert all(torch.equal(weights[name], skipped[name]) for name in weights)
+
+
+def test_a_bad_batch_is_left_out_or_rolled_back_in_every_zero_stage(tmp_path: Path) -> None:
+    run_on_ranks(act_on_bad_batches, 2, tmp_path, str(tmp_path))
 
 
 def test_every_zero_stage_agrees_with_one_torch_process(tmp_path: Path) -> None:

@@ -54,6 +54,20 @@ def test_ranks_share_the_batch_that_one_rank_sees(encoder: Encoder) -> None:
         assert levels([*at(step, 0, 2), *at(step, 1, 2)]) == levels(alone)
 
 
+def test_the_ids_of_a_step_are_those_of_its_global_batch_on_every_rank(encoder: Encoder) -> None:
+    ranks = [
+        TrainingBatches(
+            SAMPLES, encoder, global_batch=8, micro_batch=2, seed=3, rank=rank, world_size=2
+        )
+        for rank in range(2)
+    ]
+    ids = ranks[0].sample_ids(1)
+    assert ids == ranks[1].sample_ids(1)
+    seen = [level for each in ranks for level in levels(each.at(1))]
+    expected = levels([encoder.training_batch([SAMPLES[int(i.split("-")[1])] for i in ids])])
+    assert seen == expected
+
+
 def test_a_resumed_run_gets_the_batches_it_missed(encoder: Encoder) -> None:
     def batches() -> TrainingBatches:
         return TrainingBatches(SAMPLES, encoder, global_batch=4, micro_batch=4, seed=0)

@@ -159,7 +159,7 @@ def test_random_numbers_continue_after_a_resume(tmp_path: Path) -> None:
     assert_same(undisturbed, weights)
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_step_and_advice(tmp_path: Path) -> None:
+def test_an_input_that_is_not_finite_stops_with_the_step_and_the_samples(tmp_path: Path) -> None:
     class Broken(FakeBatches):
         def at(self, step: int) -> list[dict[str, Tensor]]:
             batches = super().at(step)
@@ -167,7 +167,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_advice(tmp_path: Path
                 batches[0]["pixel_values"].fill_(torch.nan)
             return batches
 
-    with pytest.raises(TrainingError, match=r"step 4: loss is nan: lower learning_rate"):
+    with pytest.raises(TrainingError, match=r"step 4: an input .* sample-12"):
         train_tiny(a_config(), batches=Broken(), store=tmp_path)
     weights, result = train_tiny(a_config(), store=tmp_path, writer="second")
     assert result.resumed_at == 2

@@ -107,6 +107,10 @@ class FakeBatches:
         starts = range(0, len(rows), self.micro_batch)
         return [collate(rows[start : start + self.micro_batch]) for start in starts]
 
+    def sample_ids(self, step: int) -> list[str]:
+        numbers = range(step * self.global_batch, (step + 1) * self.global_batch)
+        return [f"sample-{number}" for number in numbers]
+
 
 @dataclass
 class Listener:
@@ -120,7 +124,7 @@ class Listener:
         self.done.append(done)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        self.points[step] = dict(values)
+        self.points.setdefault(step, {}).update(values)
 
     def message(self, text: str) -> None:
         self.messages.append(text)
@@ -130,6 +134,9 @@ class NoCheckpoints:
     """A store that keeps nothing."""
 
     def restore(self, layout: str, load: Callable[[Path], None]) -> int | None:
+        return None
+
+    def roll_back(self, step: int, layout: str, load: Callable[[Path], None]) -> int | None:
         return None
 
     def save(self, step: int, layout: str, write: Callable[[Path], None]) -> None:

@@ -1,0 +1,16 @@
+import json
+
+from orchestrator.tracking.figures import read_figures
+
+
+def test_a_guard_that_fired_is_a_metric_at_its_step() -> None:
+    history = {
+        "points": [{"step": 1, "loss": 2.0}, {"step": 2, "skipped": 1.0}],
+        "events": [{"step": 2, "guard": "spike", "value": 31.5, "samples": ["a", "b"]}],
+    }
+    figures = read_figures({"history.json": json.dumps(history)})
+    assert figures.series == (
+        (1, {"loss": 2.0}),
+        (2, {"skipped": 1.0}),
+        (2, {"guard/spike": 31.5}),
+    )
