@@ -117,7 +117,7 @@ class Manifest:
                 raise ValueError(f"has format {values['format']}, this version reads {FORMAT}")
             files = {name: (size, sha256) for name, (size, sha256) in values["files"].items()}
             return cls(values["step"], values["layout"], files)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"is not a checkpoint manifest: {error!r}") from error
 
 

@@ -225,6 +225,46 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     assert_same(undisturbed, weights)
 
 
+@pytest.mark.parametrize(
+    "manifest", [b"", b'{"format": 1, "st', b"[]", b'{"format": 1, "files": []}', b"\xff\xfe{"]
+)
+def test_a_torn_manifest_is_named_and_the_checkpoint_before_is_used(
+    tmp_path: Path, manifest: bytes
+) -> None:
+    warnings: list[str] = []
+    store = Checkpoints(
+        objects=open_store(str(tmp_path)),
+        prefix="training",
+        writer="first",
+        ranks=Ranks(),
+        warn=warnings.append,
+    )
+    for step in (1, 2):
+        store.save(step, "x", lambda folder: (folder / "state").touch())
+    (torn,) = tmp_path.glob("training/first/000000002-*/manifest.json")
+    torn.write_bytes(manifest)
+    assert store.restore("x", lambda folder: None) == 1
+    assert "000000002-001 is not used: its manifest.json" in warnings[0]
+
+
+def test_a_rollback_drops_what_is_newer_and_keeps_what_it_found(tmp_path: Path) -> None:
+    store = Checkpoints(
+        objects=open_store(str(tmp_path)),
+        prefix="training",
+        writer="first",
+        ranks=Ranks(),
+        keep=3,
+        warn=print,
+    )
+    for step in (2, 4, 6):
+        store.save(step, "x", lambda folder: (folder / "state").touch())
+    assert store.roll_back(1, "x", lambda folder: None) is None
+    assert store.roll_back(5, "x", lambda folder: None) == 4
+    assert store.restore("x", lambda folder: None) == 4
+    left = sorted(path.name for path in tmp_path.glob("training/first/*"))
+    assert left == ["000000002-001", "000000004-001"]
+
+
 def test_an_unfinished_checkpoint_is_ignored(tmp_path: Path) -> None:
     batches = DyingBatches()
     batches.dies_at = 5
