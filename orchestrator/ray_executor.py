@@ -1,19 +1,20 @@
 """Attempts of durable steps as Ray tasks."""
 
 import time
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
-from functools import cache
+import uuid
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.artifacts.manifest import Manifest
-from orchestrator.durable.attempt import Task, execute
-from orchestrator.durable.events import Event, EventReporter
-from orchestrator.durable.executor import Capacity, Outcome, Send
+from orchestrator.durable.attempt import Task
+from orchestrator.durable.events import Event
+from orchestrator.durable.executor import Capacity, Outcome, Send, attempt
 from orchestrator.durable.failures import Failure, FailureKind, classify
 from orchestrator.ray_cluster import PATIENCE_S, ClusterLostError, ClusterView
 from orchestrator.scratch import scratch, sweep
@@ -45,16 +46,13 @@ class RayExecutor:
     def __init__(self, send: Send, patience_s: float = PATIENCE_S) -> None:
         self._send = send
         self._cluster = ClusterView(patience_s)
-        # Ray sends a function to the head once for each remote function made of it.
-        self._function: Any = ray.remote(_attempt)
         self._is_lost = False
-        self._board: Any = (
-            ray.remote(Board)
-            .options(num_cpus=0, max_restarts=-1, scheduling_strategy=_beside_driver())
-            .remote()
+        self._pin = _Pin(
+            f"gammaray-board-{ray.get_runtime_context().get_job_id()}", uuid.uuid4().hex
         )
+        self._board = _new_board(self._pin.board)
         self._asked: Any = None
-        self._running: dict[ray.ObjectRef[Any], Task] = {}
+        self._running: dict[ray.ObjectRef[Any], Sequence[Task]] = {}
         self._places: dict[str, str] = {}
         self._drain_due_s = 0.0
 
@@ -62,13 +60,15 @@ class RayExecutor:
         """All that the cluster's living nodes have."""
         return self._cluster.capacity()
 
-    def submit(self, task: Task) -> None:
+    def submit(self, tasks: Sequence[Task]) -> None:
         """Start a Ray task; Ray's own retries are off, since ours know the cause."""
-        needs = task.step.resources
-        remote = self._function.options(
-            name=task.step.name, num_cpus=needs.cpus, num_gpus=needs.gpus, max_retries=0
+        first, needs = tasks[0].step, tasks[0].step.resources
+        remote = _ATTEMPTS.options(
+            name=first.name if len(tasks) == 1 else f"{first.name} and {len(tasks) - 1} more",
+            num_cpus=needs.cpus,
+            num_gpus=needs.gpus,
         )
-        self._running[remote.remote(task, self._board)] = task
+        self._running[remote.remote(tasks, self._pin)] = tasks
 
     def poll(self, wait_s: float) -> list[Outcome]:
         """Hand on what the steps said, and return those that ended.
@@ -84,13 +84,12 @@ class RayExecutor:
         ready: list[ray.ObjectRef[Any]] = []
         if self._running:
             ready, _ = ray.wait(list(self._running), timeout=wait_s)
-        ended = [(self._running.pop(reference), _result(reference)) for reference in ready]
+        ended = [_result(reference, self._running.pop(reference)) for reference in ready]
         is_due = time.monotonic() >= self._drain_due_s
-        if is_due or any(result.has_spoken for _, result in ended):
+        if is_due or any(result.has_spoken for result in ended):
             self._drain()
             self._drain_due_s = time.monotonic() + _DRAIN_S
-        outcomes = [Outcome(task.step.name, result.outcome) for task, result in ended]
-        return outcomes + self._cut_off()
+        return [outcome for result in ended for outcome in result.outcomes] + self._cut_off()
 
     def cancel(self, steps: Collection[str] | None = None) -> None:
         """Interrupt tasks; kill those that do not stop within a grace time.
@@ -102,8 +101,8 @@ class RayExecutor:
             return
         pending = [
             reference
-            for reference, task in self._running.items()
-            if steps is None or task.step.name in steps
+            for reference, tasks in self._running.items()
+            if steps is None or any(task.step.name in steps for task in tasks)
         ]
         for is_forced in (False, True):
             for reference in pending:
@@ -114,12 +113,10 @@ class RayExecutor:
                     del self._running[reference]
 
     def close(self) -> None:
-        """Hand on the last words and remove the board."""
+        """Hand on the last words."""
         self._cluster.close()
-        if self._is_lost:
-            return
-        self._drain()
-        ray.kill(self._board)
+        if not self._is_lost:
+            self._drain()
 
     def _cut_off(self) -> list[Outcome]:
         """Give up the attempts on nodes that the cluster gave up.
@@ -128,17 +125,18 @@ class RayExecutor:
         waiting for an answer for some 7 minutes.
         """
         outcomes = []
-        for reference, task in list(self._running.items()):
-            node = self._places.get(task.root)
+        for reference, tasks in list(self._running.items()):
+            node = self._places.get(tasks[0].root)
             if node in self._cluster.lost_nodes:
                 del self._running[reference]
                 error = NodeLostError(f"node {node} no longer answers")
-                outcomes.append(Outcome(task.step.name, Failure.of(error, FailureKind.SYSTEM)))
+                failure = Failure.of(error, FailureKind.SYSTEM)
+                outcomes += [Outcome(task.step.name, failure) for task in tasks]
         return outcomes
 
     def _drain(self) -> None:
         """Send on what is on the board; a board that is away for long is waited for only once."""
-        was_asked, self._asked = self._asked, self._asked or self._board.take.remote()
+        was_asked, self._asked = self._asked, self._asked or self._board.take.remote(self._pin.channel)
         if not ray.wait([self._asked], timeout=0 if was_asked else _GRACE_S)[0]:
             return
         asked, self._asked = self._asked, None
@@ -147,7 +145,7 @@ class RayExecutor:
         except RayError:
             # The board's node is gone: Ray restarts it elsewhere, and only progress is lost.
             return
-        running = {task.root for task in self._running.values()}
+        running = {tasks[0].root for tasks in self._running.values()}
         self._places = {
             root: node for root, node in (self._places | places).items() if root in running
         }
@@ -162,63 +160,91 @@ class NodeLostError(Exception):
 
 
 class Board:
-    """Actor where running steps leave events and their place, and the driver collects them."""
+    """Actor where running steps leave events and their place, and drivers collect them."""
 
     def __init__(self) -> None:
-        self._events: list[Event] = []
-        self._places: dict[str, str] = {}
+        self._events: dict[str, list[Event]] = defaultdict(list)
+        self._places: dict[str, dict[str, str]] = defaultdict(dict)
 
-    def begin(self, attempt: str, node_id: str) -> None:
-        """Note where an attempt runs."""
-        self._places[attempt] = node_id
+    def begin(self, channel: str, attempt: str, node_id: str) -> None:
+        """Note where an attempt runs, and those after it."""
+        self._places[channel][attempt] = node_id
 
-    def put(self, event: Event) -> None:
-        """Leave an event."""
-        self._events.append(event)
+    def put(self, channel: str, event: Event) -> None:
+        """Leave an event for one driver."""
+        self._events[channel].append(event)
 
-    def take(self) -> tuple[list[Event], dict[str, str]]:
+    def take(self, channel: str) -> tuple[list[Event], dict[str, str]]:
         """Collect what was left since the last time: events in order of arrival, and places."""
-        events, self._events = self._events, []
-        places, self._places = self._places, {}
-        return events, places
+        return self._events.pop(channel, []), self._places.pop(channel, {})
 
     def flush(self) -> None:
         """Return when all earlier calls of the same process have arrived."""
 
 
+@lru_cache(maxsize=1)
+def _new_board(name: str) -> Any:  # noqa: ANN401 - Ray's handle type
+    """The board of this process's connection to Ray, which ends with it: it takes 1 s to start.
+
+    On the driver's node, so that no other node's death costs what was said.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
+    return ray.remote(Board).options(name=name, **options).remote()
+
+
+@lru_cache(maxsize=1)
+def _board(name: str) -> Any:  # noqa: ANN401 - Ray's handle type
+    """The same board in another process."""
+    return ray.get_actor(name)
+
+
 @dataclass(slots=True)
 class _Pin:
-    """Leaves events on the board without waiting; travels to further Ray workers."""
+    """Leaves events on the board without waiting; travels to further Ray workers.
 
-    board: Any = field(repr=False)
+    It knows the board by name: to send a handle costs more than a quick step.
+    """
+
+    board: str
+    channel: str
     was_used: bool = False
 
     def __call__(self, event: Event) -> None:
         self.was_used = True
-        self.board.put.remote(event)
+        _board(self.board).put.remote(self.channel, event)
+
+    def begin(self, attempt: str) -> None:
+        """Tell where this is."""
+        node_id = ray.get_runtime_context().get_node_id()
+        _board(self.board).begin.remote(self.channel, attempt, node_id)
+
+    def flush(self) -> None:
+        """Wait until what was left has arrived."""
+        if self.was_used:
+            ray.wait([_board(self.board).flush.remote()], timeout=_GRACE_S)
 
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    outcome: Manifest | Failure
+    outcomes: Sequence[Outcome]
     has_spoken: bool
     """Whether there may be events on the board that have to be handed on first."""
 
 
-def _attempt(task: Task, board: Any) -> _Ended:  # noqa: ANN401 - Ray's handle type
-    board.begin.remote(task.root, ray.get_runtime_context().get_node_id())
-    pin = _Pin(board)
-    outcome: Manifest | Failure
+def _attempts(tasks: Sequence[Task], pin: _Pin) -> _Ended:
+    pin.begin(tasks[0].root)
     _sweep_once()
     try:
         with scratch():
-            outcome = execute(task, EventReporter(task.step.name, pin))
-    except Exception as error:  # noqa: BLE001 - a step may raise anything
-        outcome = describe(error)
+            outcomes = [attempt(task, pin, describe) for task in tasks]
     finally:
-        if pin.was_used:
-            ray.wait([board.flush.remote()], timeout=_GRACE_S)
-    return _Ended(outcome, pin.was_used)
+        pin.flush()
+    return _Ended(outcomes, pin.was_used)
+
+
+_ATTEMPTS = ray.remote(max_retries=0)(_attempts)
+"""Made once: Ray sends a remote function to the cluster as often as it is made."""
 
 
 @cache
@@ -226,16 +252,12 @@ def _sweep_once() -> None:
     sweep()
 
 
-def _beside_driver() -> NodeAffinitySchedulingStrategy:
-    """On the driver's node, so that no other node's death costs what was said."""
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-
-
-def _result(reference: "ray.ObjectRef[Any]") -> _Ended:
+def _result(reference: "ray.ObjectRef[Any]", tasks: Sequence[Task]) -> _Ended:
     try:
         ended: _Ended = ray.get(reference)
     except RayError as error:
-        return _Ended(describe(error), has_spoken=True)
+        failure = describe(error)
+        return _Ended([Outcome(task.step.name, failure) for task in tasks], has_spoken=True)
     return ended
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,17 +98,22 @@ def store_files(store: Store, folder: Path, root: str) -> tuple[FileRecord, ...]
     Raises:
         ValueError: For links and special files, which have no content of their own.
     """
-    found = sorted(file.relative_to(folder).as_posix() for file in _files(folder))
+    start = len(str(folder)) + 1
+    found = sorted(path[start:] for path in _files(str(folder)))
     stored = [(name, store.upload(folder / name, f"{root}/{name}")) for name in found]
     return tuple(FileRecord(name, record.size, record.sha256) for name, record in stored)
 
 
-def _files(folder: Path) -> Iterable[Path]:
-    for path in folder.rglob("*"):
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise ValueError(f"{path} is a link or a special file: write a copy of what it names")
-        if path.is_file():
-            yield path
+def _files(folder: str) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files(entry.path)
+            elif entry.is_file(follow_symlinks=False):
+                yield entry.path
+            else:
+                reason = "is a link or a special file: write a copy of what it names"
+                raise ValueError(f"{entry.path} {reason}")
 
 
 def _fetch(store: Store, manifest: Manifest, path: str, file: Path, record: FileRecord) -> None:

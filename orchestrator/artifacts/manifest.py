@@ -119,7 +119,7 @@ def commit(store: Store, manifest: Manifest) -> Manifest:
         The manifest that holds: this one, or that of an earlier commit, which a late one
         never changes.
     """
-    data = json.dumps(manifest.to_json(), sort_keys=True, indent=1).encode()
+    data = json.dumps(manifest.to_json(), sort_keys=True).encode()
     if store.create(manifest.path, data):
         return manifest
     return read_manifest(store, manifest.path)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import socket
 import tempfile
 import time
@@ -123,8 +124,8 @@ def load_function(step: str, function: str) -> Callable[..., Any]:
 def _make(task: Task, reporter: Reporter, folder: Path, inputs: Path) -> Manifest:
     started_at, start_s, cpu_s = datetime.now(UTC), time.monotonic(), time.process_time()
     output, measurement = folder / "result", folder / "measurement"
-    output.mkdir(parents=True)
-    measurement.mkdir()
+    os.makedirs(output)
+    os.mkdir(measurement)
     function = load_function(task.step.name, task.step.function)
     function(
         StepContext(
@@ -187,6 +188,8 @@ def _tidy(task: Task, winner: Manifest) -> None:
     removed. Attempts of other runs are theirs to remove.
     """
     _delete(task.store, task.checkpoint_prefix)
+    if task.epoch == task.attempt == 1 and winner.root == task.root:
+        return
     folder = task.root.rpartition("/")[0]
     with suppress(StoreError, OSError):
         found = {"/".join(path.split("/")[:3]) for path in task.store.list(folder)} - {winner.root}
@@ -198,10 +201,10 @@ def _tidy(task: Task, winner: Manifest) -> None:
 
 def _sync_folders(folder: Path, manifest: Manifest) -> None:
     """Make the names durable that lead to an attempt's files, from the store's root down."""
-    files = [folder / "result" / file.path for file in manifest.files]
-    files += [folder / "measurement" / file.path for file in manifest.measurements]
-    inner = {parent for file in files for parent in file.parents if folder in parent.parents}
-    for path in (*_changed(folder), folder, *sorted(inner)):
+    files = [f"result/{file.path}" for file in manifest.files]
+    files += [f"measurement/{file.path}" for file in manifest.measurements]
+    inner = {file[:end] for file in files for end, sign in enumerate(file) if sign == "/"}
+    for path in (*_changed(folder), folder, *(folder / name for name in sorted(inner))):
         sync(path)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import islice
 
 from orchestrator.durable.errors import StoreError
 from orchestrator.durable.ownership import Clock
@@ -36,9 +37,13 @@ class Board:
         """Where a step stands."""
         return self.status.steps[name]
 
-    def names(self, state: StepState) -> list[str]:
+    def names(self, state: StepState, at_most: int | None = None) -> list[str]:
         """The steps in a state, in the order in which they came into it."""
-        return list(self._by_state[state])
+        return list(islice(self._by_state[state], at_most))
+
+    def has(self, state: StepState) -> bool:
+        """Whether any step is in a state."""
+        return bool(self._by_state[state])
 
     def add(self, name: str) -> None:
         """Take in a step that waits."""

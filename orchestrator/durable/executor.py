@@ -1,7 +1,8 @@
 """Where attempts run: the interface, and the plain one."""
 
+import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Protocol, TypeAlias
@@ -33,6 +34,8 @@ class Outcome:
 
     step: str
     result: Manifest | Failure
+    seconds: float | None = None
+    """How long it took, commit included; None if it did not come that far."""
 
 
 class Executor(Protocol):
@@ -41,8 +44,8 @@ class Executor(Protocol):
     def capacity(self) -> Capacity:
         """Everything there is, free or not."""
 
-    def submit(self, task: Task) -> None:
-        """Start an attempt, or queue it."""
+    def submit(self, tasks: Sequence[Task]) -> None:
+        """Start attempts that run one after another with the resources of one, or queue them."""
 
     def poll(self, wait_s: float) -> list[Outcome]:
         """Return attempts that ended, waiting up to ``wait_s`` for the first."""
@@ -69,21 +72,15 @@ class InProcessExecutor:
         """As given; unlimited otherwise."""
         return self._capacity
 
-    def submit(self, task: Task) -> None:
-        """Queue it."""
-        self._queue.append(task)
+    def submit(self, tasks: Sequence[Task]) -> None:
+        """Queue them."""
+        self._queue += tasks
 
     def poll(self, wait_s: float) -> list[Outcome]:
         """Run the next one to its end."""
         if not self._queue:
             return []
-        task = self._queue.popleft()
-        try:
-            return [
-                Outcome(task.step.name, execute(task, EventReporter(task.step.name, self._send)))
-            ]
-        except Exception as error:  # noqa: BLE001 - a step may raise anything
-            return [Outcome(task.step.name, Failure.of(error))]
+        return [attempt(self._queue.popleft(), self._send, Failure.of)]
 
     def cancel(self, steps: Collection[str] | None = None) -> None:
         """Forget what is queued; nothing runs between two polls."""
@@ -92,6 +89,17 @@ class InProcessExecutor:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def attempt(task: Task, send: Send, describe: Callable[[Exception], Failure]) -> Outcome:
+    """Run an attempt to its end, whatever that is, but for an interrupt."""
+    name, start_s = task.step.name, time.monotonic()
+    result: Manifest | Failure
+    try:
+        result = execute(task, EventReporter(name, send))
+    except Exception as error:  # noqa: BLE001 - a step may raise anything
+        result = describe(error)
+    return Outcome(name, result, time.monotonic() - start_s)
 
 
 def check_capacity(steps: Iterable[Step], capacity: Capacity) -> None:

@@ -39,9 +39,9 @@ class Graph:
         """What a step still waits for."""
         return self._open[name]
 
-    def is_wanted(self, name: str) -> bool:
-        """Whether another step takes what this one makes."""
-        return bool(self._consumers.get(name))
+    def consumers(self, name: str) -> Sequence[str]:
+        """The steps that take what this one makes."""
+        return self._consumers.get(name, ())
 
     def finish(self, name: str) -> list[str]:
         """Note a result; returns the steps that waited for nothing else."""

@@ -18,7 +18,7 @@ class InFlight:
         self._store, self._lease, self._clock = store, lease, clock
         self._me = {"run_id": run_id, "epoch": epoch}
         self._beats: dict[str, tuple[bytes, float]] = {}
-        self._mine: dict[str, str] = {}
+        self._mine: dict[str, tuple[str, int]] = {}
 
     def begin(self, key: str, step: str) -> bool:
         """Whether ``step`` of this run is to make the result of ``key``.
@@ -26,25 +26,23 @@ class InFlight:
         If not, another run is at it, or another step of this one that has the same key.
         """
         if key in self._mine:
-            return self._mine[key] == step
-        names = self._store.list(f"inflight/{key}")
-        number = int(names[-1].rpartition("/")[2]) + 1 if names else 1
-        if names:
+            return self._mine[key][0] == step
+        record, number = json.dumps(self._me).encode(), 1
+        while not self._store.create(_path(key, number), record, is_durable=False):
             with suppress(FileNotFoundError, ValueError):  # it may just be ending
-                if self._is_alive(**json.loads(self._store.read(names[-1]))):
+                if self._is_alive(**json.loads(self._store.read(_path(key, number)))):
                     return False
-        record = json.dumps(self._me).encode()
-        if not self._store.create(f"inflight/{key}/{number:06d}", record, is_durable=False):
-            return False
-        self._mine[key] = step
+            number += 1
+        self._mine[key] = step, number
         return True
 
     def end(self, key: str) -> None:
         """Let others go on: the result is there, or this run gave up."""
         if key in self._mine:
-            del self._mine[key]
-            with suppress(StoreError, OSError):
-                self._store.delete(f"inflight/{key}")
+            _, last = self._mine.pop(key)
+            for number in range(last, 0, -1):
+                with suppress(StoreError, OSError):
+                    self._store.delete(_path(key, number))
 
     def end_all(self) -> None:
         """Give up what is left."""
@@ -65,3 +63,8 @@ class InFlight:
             self._beats[path] = (beat, now_s)
             return True
         return now_s - since_s <= self._lease.ttl_s
+
+
+def _path(key: str, number: int) -> str:
+    """Of the ``number``-th that made it: whoever died is followed by the next."""
+    return f"inflight/{key}.{number:06d}"

@@ -34,6 +34,7 @@ from orchestrator.durable.inflight import InFlight
 from orchestrator.durable.ownership import Clock, Lease, Ownership, claim
 from orchestrator.durable.planning import PlannedStep, plan_step
 from orchestrator.durable.record import RunStatus, Spec, now, write_spec
+from orchestrator.durable.schedule import LOOKED_AT, Batch, Schedule
 from orchestrator.durable.states import DONE, RunState, StepState
 from orchestrator.durable.step import Each, Step
 from orchestrator.store import Store
@@ -41,12 +42,6 @@ from orchestrator.store import Store
 _POLL_S = 0.5
 _LOOK_S = 1.0
 """Between two looks at gates, and at results that other runs are making."""
-
-_WINDOW = 64
-"""Steps that may overtake one whose resources are not free."""
-
-_AT_ONCE = 256
-"""Attempts that run or are queued at the same time, however little they need."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,8 +108,10 @@ class Runner:
         self._look_due_s = clock.monotonic()
         self._undecided = deque(self._graph.free())
         self._results: dict[str, Manifest] = {}
+        self._unmade: dict[str, set[str]] = {}
         self._plans: dict[str, PlannedStep] = {}
         self._attempts: dict[str, Task] = {}
+        self._schedule = Schedule()
         self._failures: dict[str, Counter[FailureKind]] = {}
         self._retry_at_s: dict[str, float] = {}
         self._stop_at_s: dict[str, float] = {}
@@ -177,7 +174,7 @@ class Runner:
             self._settle()
             self._submit()
         self._board.record()
-        if self._board.names(StepState.RUNNING):
+        if self._board.has(StepState.RUNNING):
             return False
         return self._error is not None or len(self._results) == len(self._graph.steps)
 
@@ -188,6 +185,7 @@ class Runner:
 
     def _collect(self, wait_s: float) -> None:
         for outcome in self._executor.poll(wait_s) if self._executor else ():
+            self._schedule.end(self._graph.steps[outcome.step], outcome.seconds)
             if isinstance(outcome.result, Manifest):
                 self._finish(outcome.step, StepState.SUCCEEDED, outcome.result)
             else:
@@ -200,6 +198,7 @@ class Runner:
         self._look_due_s = self._clock.monotonic()
         self._have(name, manifest)
         self._forget(name)
+        self._supply(name)
         self._observer.step_finished(name, manifest)
 
     def _have(self, name: str, manifest: Manifest) -> None:
@@ -252,6 +251,7 @@ class Runner:
             self._executor.cancel(late)
         for name in late:
             del self._stop_at_s[name]
+            self._schedule.end(self._graph.steps[name], None)
             timeout_s = self._graph.steps[name].timeout_s
             self._fail(name, Failure.of(TimeoutError(f"no result after {timeout_s:g} s")))
 
@@ -267,11 +267,34 @@ class Runner:
                 self._reuse(step.name, planned)
                 continue
             self._plans[step.name] = planned
-            if planned.manifest is not None and self._graph.is_wanted(step.name):
+            if planned.manifest is not None and self._graph.consumers(step.name):
                 self._board.move(step.name, StepState.STANDBY)
                 self._have(step.name, planned.manifest)
             else:
-                self._board.move(step.name, StepState.READY).reasons = planned.reasons
+                self._board[step.name].reasons = planned.reasons
+                self._demand(step.name)
+
+    def _demand(self, name: str) -> None:
+        """A step must run: make it ready, or first what it takes and nobody needed so far."""
+        demanded = [name]
+        while demanded:
+            name = demanded.pop()
+            if self._board[name].state not in (StepState.WAITING, StepState.STANDBY):
+                continue
+            found = producers(self._graph.steps[name])
+            unmade = {source for source in found if self._board[source].state not in DONE}
+            if unmade:
+                self._unmade[name] = unmade
+                demanded += sorted(unmade)
+            self._board.move(name, StepState.UNSUPPLIED if unmade else StepState.READY)
+
+    def _supply(self, name: str) -> None:
+        """A result is really there: make those ready that wait for no other."""
+        for consumer in self._graph.consumers(name):
+            unmade = self._unmade.get(consumer, set())
+            unmade.discard(name)
+            if not unmade and self._unmade.pop(consumer, None) is not None:
+                self._board.move(consumer, StepState.READY)
 
     def _plan(self, step: Step) -> PlannedStep:
         planned = plan_step(
@@ -322,22 +345,10 @@ class Runner:
         if not names:
             return
         executor = self._executor or self._begin()
-        capacity = executor.capacity()
-        running = [
-            self._graph.steps[name].resources for name in self._board.names(StepState.RUNNING)
-        ]
-        cpus = capacity.cpus - sum(each.all_cpus for each in running)
-        gpus = capacity.gpus - sum(each.all_gpus for each in running)
-        free, skipped = _AT_ONCE - len(running), 0
-        for name in names:
-            needs = self._graph.steps[name].resources
-            if needs.all_cpus > cpus or needs.all_gpus > gpus:
-                skipped += 1
-            elif self._may_start(name):
-                cpus, gpus, free = cpus - needs.all_cpus, gpus - needs.all_gpus, free - 1
-                self._launch(name, executor)
-            if not free or skipped > _WINDOW:
-                break
+        steps = (self._graph.steps[name] for name in names)
+        candidates = ((step, self._is_patient(step)) for step in steps)
+        for batch in self._schedule.choose(candidates, executor.capacity(), self._may_start):
+            self._launch(batch, executor)
 
     def _startable(self) -> list[str]:
         """Steps to start, as far as resources go: those tried before come first."""
@@ -351,20 +362,14 @@ class Runner:
             found = committed(self._store, plan.key) if self._graph.steps[name].checkpoint else None
             if found is not None and found.generation >= plan.generation:
                 self._finish(name, StepState.SUCCEEDED, found)
-        ready = [name for name in self._board.names(StepState.READY) if self._is_supplied(name)]
-        return [name for name in due if self._board[name].state is StepState.BACKOFF] + ready
+        due = [name for name in due if self._board[name].state is StepState.BACKOFF]
+        return due + self._board.names(StepState.READY, LOOKED_AT)
 
-    def _is_supplied(self, name: str) -> bool:
-        """Whether the inputs are really there; those that are not kept are made when needed."""
-        unmade = [
-            source
-            for source in producers(self._graph.steps[name])
-            if self._board[source].state not in DONE
-        ]
-        for source in unmade:
-            if self._board[source].state is StepState.STANDBY:
-                self._board.move(source, StepState.READY)
-        return not unmade
+    def _is_patient(self, step: Step) -> bool:
+        """Whether it may share a batch: no clock runs, no accelerator waits, nothing failed yet."""
+        needs = step.resources
+        is_plain = not (needs.gpus or needs.worker_cpus or needs.worker_gpus)
+        return is_plain and step.timeout_s is None and not self._board[step.name].attempt
 
     def _may_start(self, name: str) -> bool:
         """Whether gates are open and no other run makes the same; if not, the step is put aside."""
@@ -387,15 +392,17 @@ class Runner:
         key = self._board[name].key
         return gate is None or is_open(self._store, self._run_id, key, gate)
 
-    def _launch(self, name: str, executor: Executor) -> None:
-        status = self._board.move(name, StepState.RUNNING)
-        status.attempt, status.started_at = status.attempt + 1, now()
-        timeout_s = self._graph.steps[name].timeout_s
-        if timeout_s is not None:
-            self._stop_at_s[name] = self._clock.monotonic() + timeout_s
-        self._attempts[name] = self._task(name, status.attempt)
-        executor.submit(self._attempts[name])
-        self._observer.step_started(name, status.attempt, status.reasons)
+    def _launch(self, batch: Batch, executor: Executor) -> None:
+        for name in batch.steps:
+            status = self._board.move(name, StepState.RUNNING)
+            status.attempt, status.started_at = status.attempt + 1, now()
+            timeout_s = self._graph.steps[name].timeout_s
+            if timeout_s is not None:
+                self._stop_at_s[name] = self._clock.monotonic() + timeout_s
+            self._attempts[name] = self._task(name, status.attempt)
+        executor.submit([self._attempts[name] for name in batch.steps])
+        for name in batch.steps:
+            self._observer.step_started(name, self._board[name].attempt, self._board[name].reasons)
 
     def _begin(self) -> Executor:
         """Start the executor, and find out before any work what it cannot do."""
@@ -425,9 +432,9 @@ class Runner:
 
     def _rest(self) -> None:
         """Sleep when nothing runs and only a time, a person or another run is awaited."""
-        held = self._board.names(StepState.HELD) or self._board.names(StepState.ELSEWHERE)
+        held = self._board.has(StepState.HELD) or self._board.has(StepState.ELSEWHERE)
         waits = [self._retry_at_s[name] for name in self._board.names(StepState.BACKOFF)]
-        is_busy = self._board.names(StepState.RUNNING) or self._board.names(StepState.READY)
+        is_busy = self._board.has(StepState.RUNNING) or self._board.has(StepState.READY)
         self._board.become(RunState.WAITING if held and not is_busy else RunState.RUNNING)
         if (waits or held) and not is_busy:
             left_s = min(waits, default=inf) - self._clock.monotonic()

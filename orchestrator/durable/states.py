@@ -17,6 +17,9 @@ class StepState(StrEnum):
     STANDBY = "standby"
     """Its result is not kept, and nobody needed it so far."""
 
+    UNSUPPLIED = "unsupplied"
+    """It must run; an input that is not kept is being made again."""
+
     READY = "ready"
     """It must run; resources are not free yet."""
 
@@ -64,9 +67,16 @@ State = TypeVar("State", StepState, RunState)
 
 STEP_MOVES: Mapping[StepState, frozenset[StepState]] = {
     StepState.WAITING: frozenset(
-        {StepState.REUSED, StepState.READY, StepState.EXPANDED, StepState.STANDBY}
+        {
+            StepState.REUSED,
+            StepState.READY,
+            StepState.UNSUPPLIED,
+            StepState.EXPANDED,
+            StepState.STANDBY,
+        }
     ),
-    StepState.STANDBY: frozenset({StepState.READY}),
+    StepState.STANDBY: frozenset({StepState.READY, StepState.UNSUPPLIED}),
+    StepState.UNSUPPLIED: frozenset({StepState.READY}),
     StepState.READY: frozenset({StepState.RUNNING, StepState.HELD, StepState.ELSEWHERE}),
     StepState.HELD: frozenset({StepState.READY}),
     StepState.ELSEWHERE: frozenset({StepState.READY, StepState.REUSED}),

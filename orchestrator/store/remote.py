@@ -131,7 +131,7 @@ class FsspecStore:
 
     def local_path(self, path: str) -> None:
         """None: objects are elsewhere."""
-        check_path(self.url, path)
+        check_path(self, path)
 
     def check_create_only(self) -> None:
         """Ask the service itself: some ignore the condition of a put, and overwrite."""
@@ -195,7 +195,7 @@ class FsspecStore:
             raise StoreError(self.url, "", f"cannot open it: {error}{advice}") from error
 
     def _path(self, path: str) -> str:
-        return f"{self._root}/{check_path(self.url, path)}"
+        return f"{self._root}/{check_path(self, path)}"
 
 
 def _creates_exclusively(filesystem: fsspec.AbstractFileSystem) -> bool:

@@ -73,7 +73,7 @@ class Store(Protocol):
         """Raise StoreError if a second ``create`` could overwrite the first: see two writers."""
 
 
-def check_path(url: str, path: str) -> str:
+def check_path(store: Store, path: str) -> str:
     """Return ``path`` if it names something inside a store.
 
     Raises:
@@ -82,7 +82,7 @@ def check_path(url: str, path: str) -> str:
     parts = path.split("/")
     if "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in parts):
         raise StoreError(
-            url,
+            store.url,
             path,
             "name escapes the store: expected relative parts joined by '/', such as 'a/b'",
         )

@@ -72,8 +72,8 @@ class ScriptedExecutor:
     def capacity(self) -> Capacity:
         return self._capacity
 
-    def submit(self, task: Task) -> None:
-        self.submitted.append(task)
+    def submit(self, tasks: Sequence[Task]) -> None:
+        self.submitted += tasks
 
     def poll(self, wait_s: float) -> list[Outcome]:
         ended, self.outcomes = list(self.outcomes), deque()

@@ -81,7 +81,7 @@ def test_an_attempt_that_died_after_its_commit_is_not_repeated(steps: Steps) -> 
             while self.submitted:
                 task = self.submitted.pop()
                 real = InProcessExecutor(print)
-                real.submit(task)
+                real.submit([task])
                 real.poll(0)
                 self.fail_with(task.step.name)
             return super().poll(wait_s)  # type: ignore[return-value]

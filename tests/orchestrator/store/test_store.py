@@ -125,7 +125,7 @@ def test_a_read_only_place_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr("orchestrator.store.local.Path.mkdir", refuse)
+    monkeypatch.setattr("orchestrator.store.local.os.mkdir", refuse)
     with pytest.raises(StoreError, match="Permission denied: make it usable"):
         open_store(str(tmp_path / "store"))
 

@@ -1,0 +1,84 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from orchestrator.durable import Resources, Step
+from orchestrator.durable.executor import Capacity
+from orchestrator.durable.failures import FailureKind
+from orchestrator.durable.schedule import Schedule
+from tests.orchestrator.durable.fakes import NOTHING, Steps
+from tests.orchestrator.durable.test_runner import Scripted, states
+
+TWO = Capacity(cpus=2, gpus=0)
+
+
+@pytest.fixture
+def declared(steps: Steps) -> list[Step]:
+    return [steps.step(f"s{number}") for number in range(9)]
+
+
+def start(schedule: Schedule, steps: Sequence[Step], *, is_patient: bool = True) -> list[list[str]]:
+    """Batches of what starts now; steps that run or did are not given again."""
+    offered = [(step, is_patient) for step in steps]
+    return [list(batch.steps) for batch in schedule.choose(offered, TWO, lambda name: True)]
+
+
+def after(seconds: float, step: Step) -> Schedule:
+    """A schedule that has seen one attempt of the function."""
+    schedule = Schedule()
+    start(schedule, [step])
+    schedule.end(step, seconds)
+    return schedule
+
+
+def test_steps_of_unknown_length_start_alone(declared: list[Step]) -> None:
+    assert start(Schedule(), declared) == [["s0"], ["s1"]]
+
+
+def test_quick_steps_share_the_resources_of_one(declared: list[Step]) -> None:
+    schedule = after(0.001, declared[0])
+    assert start(schedule, declared[1:]) == [["s1", "s3", "s5", "s7"], ["s2", "s4", "s6", "s8"]]
+    assert start(schedule, declared[:1]) == [], "the two CPUs are taken until a batch is over"
+    for name in (1, 3, 5):
+        schedule.end(declared[name], 0.001)
+    assert start(schedule, declared[:1]) == []
+    schedule.end(declared[7], 0.001)
+    assert start(schedule, declared[:1]) == [["s0"]]
+
+
+def test_a_batch_takes_no_longer_than_a_tenth_of_a_second(declared: list[Step]) -> None:
+    assert start(after(0.04, declared[0]), declared[1:]) == [["s1", "s3"], ["s2", "s4"]]
+    assert start(after(0.06, declared[0]), declared[1:]) == [["s1"], ["s2"]]
+
+
+def test_one_slow_attempt_makes_the_next_run_alone(declared: list[Step]) -> None:
+    schedule = after(0.001, declared[0])
+    start(schedule, declared[1:2])
+    schedule.end(declared[1], 2.0)
+    assert start(schedule, declared[2:]) == [["s2"], ["s3"]]
+
+
+def test_only_equal_resources_share(declared: list[Step], steps: Steps) -> None:
+    schedule = after(0.001, declared[0])
+    other = [steps.step("big", resources=Resources(cpus=2)), steps.step("no", resources=NOTHING)]
+    assert start(schedule, [declared[1], declared[2], *other]) == [["s1"], ["s2"], ["no"]]
+
+
+def test_what_was_tried_before_or_is_timed_runs_alone(steps: Steps, tmp_path: Path) -> None:
+    scripted = Scripted(steps, TWO)
+    runner = scripted.of(
+        *(steps.step(name) for name in "abcde"), steps.step("timed", timeout_s=60.0)
+    )
+    schedule = runner._schedule
+    schedule._paces_s[steps.step("a").function] = 0.001
+    runner.tick()
+    assert scripted.running() == ["a1", "c1", "e1", "b1", "d1"]
+    for name in "abcde":
+        scripted.executor.fail(name, FailureKind.SYSTEM)
+    runner.tick()
+    assert scripted.running()[5:] == ["timed1"]
+    scripted.clock.sleep(1)
+    runner.tick()
+    assert scripted.running()[6:] == ["a2"]
+    assert states(runner)["b"] == "backoff"
