@@ -4,6 +4,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -22,6 +23,9 @@ from orchestrator.scratch import scratch, sweep
 _GRACE_S = 10.0
 _DRAIN_S = 0.2
 """Between two looks at the board while no step ends."""
+
+_NO_BOARD = (ValueError, RayError)
+"""What Ray raises for an actor that it does not find: only progress is lost with it."""
 
 _SEVEREST_FIRST = (
     # A lost machine makes the other ranks fail in any way, and a bug in one rank breaks the
@@ -136,7 +140,10 @@ class RayExecutor:
 
     def _drain(self) -> None:
         """Send on what is on the board; a board that is away for long is waited for only once."""
-        was_asked, self._asked = self._asked, self._asked or self._board.take.remote(self._pin.channel)
+        was_asked, self._asked = (
+            self._asked,
+            self._asked or self._board.take.remote(self._pin.channel),
+        )
         if not ray.wait([self._asked], timeout=0 if was_asked else _GRACE_S)[0]:
             return
         asked, self._asked = self._asked, None
@@ -212,17 +219,20 @@ class _Pin:
 
     def __call__(self, event: Event) -> None:
         self.was_used = True
-        _board(self.board).put.remote(self.channel, event)
+        with suppress(*_NO_BOARD):
+            _board(self.board).put.remote(self.channel, event)
 
     def begin(self, attempt: str) -> None:
         """Tell where this is."""
         node_id = ray.get_runtime_context().get_node_id()
-        _board(self.board).begin.remote(self.channel, attempt, node_id)
+        with suppress(*_NO_BOARD):
+            _board(self.board).begin.remote(self.channel, attempt, node_id)
 
     def flush(self) -> None:
         """Wait until what was left has arrived."""
         if self.was_used:
-            ray.wait([_board(self.board).flush.remote()], timeout=_GRACE_S)
+            with suppress(*_NO_BOARD):
+                ray.wait([_board(self.board).flush.remote()], timeout=_GRACE_S)
 
 
 @dataclass(frozen=True, slots=True)
