@@ -51,9 +51,9 @@ class RayExecutor:
         self._send = send
         self._cluster = ClusterView(patience_s)
         self._is_lost = False
-        self._pin = _Pin(
-            f"gammaray-board-{ray.get_runtime_context().get_job_id()}", uuid.uuid4().hex
-        )
+        # Job numbers start over with every cluster, worker ids do not.
+        driver = ray.get_runtime_context().get_worker_id()
+        self._pin = _Pin(f"gammaray-board-{driver}", uuid.uuid4().hex)
         self._board = _new_board(self._pin.board)
         self._asked: Any = None
         self._running: dict[ray.ObjectRef[Any], Sequence[Task]] = {}
