@@ -12,7 +12,7 @@ from workloads.mod.anatomy import Anatomy, map_first
 from workloads.mod.cache import MoDCacheLayer
 from workloads.mod.foreign import Foreign
 from workloads.mod.masks import additive, gathered_mask, seen_mask
-from workloads.mod.packing import Packing, pack, unpack
+from workloads.mod.packing import Packing, gathered, pack, unpack
 from workloads.mod.routing import Selection, gather_rows, gather_tokens
 from workloads.mod.routing_pass import RoutingPass
 
@@ -63,27 +63,35 @@ class MoDLayer(nn.Module):
             raise ValueError("a Mixture-of-Depths layer runs only inside its converted decoder")
         routing = routing.to(hidden_states.device)
         slot = self.mod_slot.index
-        logits = self._logits(hidden_states, routing) if routing.needs_router else None
+        logits = normed = None
+        if routing.needs_router:
+            normed = self._normed(hidden_states, routing)
+            logits = self._router(routing)(hidden_states if normed is None else normed)
         weight = None if logits is None else routing.weights(logits)
         selection = None if logits is None else routing.choose(slot, logits)
         routing.observe(slot, logits, selection)
         if selection is None:
-            return self._run_whole(hidden_states, weight, call, routing)
+            return self._run_whole(hidden_states, normed, weight, call, routing)
         assert weight is not None
-        return self._run_selected(hidden_states, weight, selection, call, routing)
+        return self._run_selected(hidden_states, normed, weight, selection, call, routing)
 
-    def _logits(self, hidden_states: Tensor, routing: RoutingPass) -> Tensor:
+    def _normed(self, hidden_states: Tensor, routing: RoutingPass) -> Tensor | None:
+        """What the layer's own norm makes of its input; None where routers see it as it is."""
+        norm = self.mod_slot.anatomy.norm
+        if routing.config.router_input == "raw" or norm is None:
+            return None
+        normed: Tensor = getattr(self, norm)(hidden_states)
+        return normed
+
+    def _router(self, routing: RoutingPass) -> nn.Module:
         router = routing.shared_router if routing.shared_router is not None else self.mod_router
         assert router is not None
-        norm = self.mod_slot.anatomy.norm
-        if routing.config.router_input == "normed" and norm is not None:
-            hidden_states = getattr(self, norm)(hidden_states)
-        logits: Tensor = router(hidden_states)
-        return logits
+        return router
 
     def _run_whole(
         self,
         hidden_states: Tensor,
+        normed: Tensor | None,
         weight: Tensor | None,
         call: dict[str, Any],
         routing: RoutingPass,
@@ -91,12 +99,13 @@ class MoDLayer(nn.Module):
         cache = _layer_cache(call, self.mod_slot.layer)
         if cache is not None:
             self._use_cache(cache, routing.everything(), call, hidden_states, routing)
-        with self._branch_times(weight):
+        with self._branch_times(weight), self._norm_gives(normed):
             return super().forward(hidden_states, **call)
 
     def _run_selected(
         self,
         hidden_states: Tensor,
+        normed: Tensor | None,
         weight: Tensor,
         selection: Selection,
         call: dict[str, Any],
@@ -117,7 +126,8 @@ class MoDLayer(nn.Module):
             _compact_positions(call, columns, 0, hidden_states, routing)
         packing = Packing.of(selection, hidden_states.shape[1])
         packed, carried = pack(hidden_states, packing)
-        with self._branch_times(weight.gather(1, columns)):
+        known = None if normed is None else gathered(normed, packing)
+        with self._branch_times(weight.gather(1, columns)), self._norm_gives(known):
             output = super().forward(packed, **call)
         scale = routing.carry_scale(weight)
         return map_first(output, lambda computed: unpack(carried, computed, packing, scale))
@@ -171,6 +181,31 @@ class MoDLayer(nn.Module):
             yield
         finally:
             handle.remove()
+
+    @contextmanager
+    def _norm_gives(self, known: Tensor | None) -> Iterator[None]:
+        """Let the input norm return what the router has had it compute already."""
+        name = self.mod_slot.anatomy.norm
+        if known is None or name is None:
+            yield
+            return
+        norm = self._modules[name]
+        self._modules[name] = _Known(known)
+        try:
+            yield
+        finally:
+            self._modules[name] = norm
+
+
+class _Known(nn.Module):
+    """Stands for a module whose output is known."""
+
+    def __init__(self, output: Tensor) -> None:
+        super().__init__()
+        self._output = output
+
+    def forward(self, _: Tensor) -> Tensor:
+        return self._output
 
 
 def _layer_cache(call: Mapping[str, Any], layer: int) -> MoDCacheLayer | None:

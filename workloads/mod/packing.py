@@ -52,6 +52,12 @@ def pack(hidden_states: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
     return packed, carried
 
 
+def gathered(values: Tensor, packing: Packing) -> Tensor:
+    """Take what belongs to the packed tokens out of ``(batch, seq, width)``."""
+    batch, _, width = values.shape
+    return values.reshape(-1, width).index_select(0, packing.rows).view(batch, -1, width)
+
+
 def unpack(
     carried: Tensor, computed: Tensor, packing: Packing, scale: Tensor | None = None
 ) -> Tensor:

@@ -82,6 +82,17 @@ def test_the_router_loss_is_the_mean_cross_entropy_over_real_tokens():
     torch.testing.assert_close(loss, record.lm_loss + 0.01 * sum(losses))
 
 
+@pytest.mark.parametrize("capacity", [0.5, 1.0])
+def test_the_input_norm_of_a_gamma_layer_runs_once_for_router_and_layer(capacity):
+    model = convert(tiny.llava(), MoDConfig.gamma(layers=[1], capacity_ratio=capacity)).train()
+    calls = []
+    norm = model.get_decoder().layers[1].input_layernorm
+    norm.register_forward_hook(lambda *_: calls.append("norm"))
+    model(**tiny.batch([tiny.row()]))
+    assert calls == ["norm"]
+    assert model.get_decoder().layers[1].input_layernorm is norm
+
+
 def test_outside_training_the_loss_is_the_language_models():
     model = tiny.randomize_routers(convert(tiny.llava(), GAMMA))
     record = RoutingRecord()
