@@ -123,6 +123,8 @@ class RoutingPass:
 
     def choose(self, slot: int, logits: Tensor) -> Selection | None:
         """Tokens that the ``slot``-th converted layer computes, or None for all of them."""
+        if sum(self.routable_counts) == 0:  # so it is for every generated token
+            return None
         scores = selection_score(logits, self.config)
         self._check_finite(scores, slot)
         if self.is_training or self.config.inference == "topk":
@@ -194,8 +196,6 @@ class RoutingPass:
 
     def _above(self, scores: Tensor, slot: int) -> Selection | None:
         assert self.config.thresholds is not None
-        if sum(self.routable_counts) == 0:
-            return None
         threshold: float | Tensor = self.config.thresholds[slot]
         if self.past_length > 0 and self.config.decode_threshold is not None:
             generated = self.kinds == TokenKind.ANSWER
