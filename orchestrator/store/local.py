@@ -179,7 +179,8 @@ def _make_directories(folder: str) -> list[str]:
         if parent == folder:
             raise
         changed = _make_directories(parent)
-        os.mkdir(folder)
+        with suppress(FileExistsError):  # another process was as quick
+            os.mkdir(folder)
         return [parent, *changed]
     return [parent]
 

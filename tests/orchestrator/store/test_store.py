@@ -164,3 +164,16 @@ def test_an_unknown_kind_of_store_says_so() -> None:
 def test_a_place_where_no_directory_can_be_made_is_refused() -> None:
     with pytest.raises(StoreError, match="no directory can be made there"):
         open_store("/proc/gammaray-store")
+
+
+def test_two_processes_may_make_a_store_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir = os.mkdir
+
+    def beside_another(path: str, *mode: int) -> None:
+        mkdir(path, *mode)
+        mkdir(path, *mode)
+
+    monkeypatch.setattr("orchestrator.store.local.os.mkdir", beside_another)
+    assert open_store(str(tmp_path / "deep" / "store")).create("a", b"first")
