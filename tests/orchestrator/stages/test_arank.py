@@ -118,7 +118,8 @@ def kill_one_worker() -> None:
         for process in psutil.Process().children(recursive=True)
         if "RankWorker" in " ".join(process.cmdline())
     ]
-    workers[0].kill()
+    # Workers of an earlier test may be about to end.
+    max(workers, key=lambda process: process.create_time()).kill()
 
 
 def test_the_summary_tells_the_ranks_of_every_layer(alone: StepContext) -> None:
