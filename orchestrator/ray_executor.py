@@ -166,7 +166,7 @@ class NodeLostError(Exception):
     """The node that a step ran on fell silent; what it may still commit changes nothing."""
 
 
-class Board:
+class Noticeboard:
     """Actor where running steps leave events and their place, and drivers collect them."""
 
     def __init__(self) -> None:
@@ -197,7 +197,7 @@ def _new_board(name: str) -> Any:  # noqa: ANN401 - Ray's handle type
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
-    return ray.remote(Board).options(name=name, **options).remote()
+    return ray.remote(Noticeboard).options(name=name, **options).remote()
 
 
 @lru_cache(maxsize=1)

@@ -68,13 +68,14 @@ class Arena:
         self._offset, self._store = folder / "clock", folder / "store"
         self._store_url = f"chaos://{self._store}"
         self._temporary = folder / "tmp"
-        self._temporary.mkdir(parents=True)
-        marked_environment = {**environment, MARK: self._token}
-        self._environment = marked_environment | {"TMPDIR": str(self._temporary)}
-        (folder / "mlflow").mkdir()
-        self._server = TrackingServer(folder / "mlflow", environment)
         resolved = load_recipe(recipe, overrides)
         self._run_id = run_identity(resolved.name, resolved.identity())
+        # Nobody else's cluster is to be disturbed.
+        own = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}
+        self._environment = own | {MARK: self._token, "TMPDIR": str(self._temporary)}
+        self._temporary.mkdir(parents=True)
+        (folder / "mlflow").mkdir()
+        self._server = TrackingServer(folder / "mlflow", environment)
         self._round = Round()
         self._later: list[tuple[float, Callable[[], None]]] = []
 

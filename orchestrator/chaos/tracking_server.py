@@ -1,6 +1,7 @@
 """An MLflow server on loopback that can be stopped and started again on the same records."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import time
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+
+from orchestrator.errors import PreflightError
 
 _PATIENCE_S = 120.0
 
@@ -29,7 +32,7 @@ class TrackingServer:
         """Start it; returns when it answers.
 
         Raises:
-            TimeoutError: If it does not.
+            PreflightError: If it does not.
         """
         command = [sys.executable, "-m", "mlflow", "server", "--port", str(self._port)]
         command += ["--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db"]
@@ -45,13 +48,13 @@ class TrackingServer:
         deadline = time.monotonic() + _PATIENCE_S
         while not self._answers():
             if time.monotonic() > deadline or self._process.poll() is not None:
-                raise TimeoutError(f"mlflow server does not start: see {self._folder}/server.log")
+                raise PreflightError(f"mlflow server does not start: see {self._folder}/server.log")
             time.sleep(0.2)
 
     def stop(self) -> None:
         """Kill it with its workers."""
         if self._process is not None:
-            os.killpg(self._process.pid, 9)
+            os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
 

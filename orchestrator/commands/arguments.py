@@ -11,11 +11,16 @@ from orchestrator.launch import Launch, prepare, store_url
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """A recipe with overrides, the store, and JSON output."""
+    add_recipe_alone(parser)
+    add_store(parser)
+
+
+def add_recipe_alone(parser: argparse.ArgumentParser) -> None:
+    """A recipe with overrides."""
     parser.add_argument("recipe", metavar="RECIPE", help="name of a shipped recipe, or a YAML file")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="values in place of the recipe's"
     )
-    add_store(parser)
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:

@@ -10,16 +10,19 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from orchestrator.chaos import Arena, Fault, FaultKind, Results, Round, draw_faults
-from orchestrator.commands.output import add_json_flag, console_for, print_json
+from orchestrator.commands.arguments import add_recipe_alone
+from orchestrator.commands.output import (
+    add_json_flag,
+    check_writable,
+    console_for,
+    print_json,
+)
 from orchestrator.errors import PreflightError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("recipe", metavar="RECIPE", help="name of a shipped recipe, or a YAML file")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="values in place of the recipe's"
-    )
+    add_recipe_alone(parser)
     parser.add_argument("--faults", type=int, default=20, help="how many (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="of the schedule")
     parser.add_argument(
@@ -37,10 +40,15 @@ def execute(args: argparse.Namespace) -> int:
     """One undisturbed run, then disturbed ones until the schedule is used up; 1 if they differ.
 
     Raises:
-        PreflightError: If there is no fault to inflict, or the undisturbed run fails.
+        PreflightError: If there is no fault to inflict, the undisturbed run fails, or what is
+            shown could not be kept.
     """
     if args.faults < 1:
         raise PreflightError(f"--faults must be at least 1, got {args.faults}")
+    if args.folder is not None and args.folder.exists() and any(args.folder.iterdir()):
+        raise PreflightError(f"{args.folder} is not empty: every series has a folder of its own")
+    if args.out is not None:
+        check_writable(args.out)
     console = console_for(args)
     kinds = [FaultKind[name.upper()] for name in args.only or [kind.name for kind in FaultKind]]
     schedule = deque(draw_faults(args.faults, args.seed, kinds))

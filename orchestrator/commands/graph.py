@@ -7,7 +7,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from orchestrator.commands.arguments import add_run, run_of
-from orchestrator.commands.output import console_for, print_json
+from orchestrator.commands.output import check_writable, console_for, print_json
 from orchestrator.durable import read_status
 from orchestrator.report.graph import Node, read_graph
 from orchestrator.report.graph_chart import STYLE, graph_svg
@@ -25,6 +25,7 @@ def execute(args: argparse.Namespace) -> int:
     status = read_status(store, run_id)
     nodes = read_graph(store, run_id)
     if args.svg is not None:
+        check_writable(args.svg)
         args.svg.write_text(graph_svg(nodes, style=STYLE.read_text()), encoding="utf-8")
     if args.json:
         print_json(

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.durable import Retry, StepFailedError, read_status
+from orchestrator.durable import Retry, StepFailedError, read_status, schedule
 from orchestrator.durable.failures import FailureKind
 from orchestrator.durable.states import RunState, StepState
 from orchestrator.ray_connection import on_ray
@@ -39,6 +39,21 @@ def test_a_killed_worker_costs_one_attempt(steps: Steps) -> None:
     ]
     (manifest,) = {path.split("/")[2] for path in steps.store.list("artifacts")}
     assert manifest.endswith("a002")
+
+
+def test_a_worker_that_dies_in_a_batch_costs_no_step_that_was_committed(
+    steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "_TOGETHER_S", 60.0)  # however slow this machine is
+    first = steps.step("first", "die_once_if_told")
+    behind = [
+        steps.step(f"s{n}", "die_once_if_told", inputs={"a": "first"}, params={"dies": n == 4})
+        for n in range(9)
+    ]
+    listener = steps.run([first, *behind], start_executor=ON_RAY)
+    failed = {line.split()[0] for line in listener.events_of("failed")}
+    assert {"s4"} < failed, "the steps beside it shared its process"
+    assert sorted(steps.ran()) == ["first", *(f"s{n}" for n in range(9))]
 
 
 def test_an_error_comes_back_as_it_was_raised(steps: Steps) -> None:

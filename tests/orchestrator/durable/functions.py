@@ -83,6 +83,11 @@ def die_once(context: StepContext) -> None:
     write(context)
 
 
+def die_once_if_told(context: StepContext) -> None:
+    """Write, but kill the own process the first time if the parameters say so."""
+    (die_once if context.params.get("dies") else write)(context)
+
+
 def wait_for_cancel(context: StepContext) -> None:
     context.reporter.message("waiting")
     try:

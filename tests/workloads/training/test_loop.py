@@ -225,6 +225,16 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     assert_same(undisturbed, weights)
 
 
+def checkpoints_of_one(folder: Path, warnings: list[str]) -> Checkpoints:
+    return Checkpoints(
+        objects=open_store(str(folder)),
+        prefix="training",
+        writer="first",
+        ranks=Ranks(),
+        warn=warnings.append,
+    )
+
+
 @pytest.mark.parametrize(
     "manifest", [b"", b'{"format": 1, "st', b"[]", b'{"format": 1, "files": []}', b"\xff\xfe{"]
 )
@@ -232,13 +242,7 @@ def test_a_torn_manifest_is_named_and_the_checkpoint_before_is_used(
     tmp_path: Path, manifest: bytes
 ) -> None:
     warnings: list[str] = []
-    store = Checkpoints(
-        objects=open_store(str(tmp_path)),
-        prefix="training",
-        writer="first",
-        ranks=Ranks(),
-        warn=warnings.append,
-    )
+    store = checkpoints_of_one(tmp_path, warnings)
     for step in (1, 2):
         store.save(step, "x", lambda folder: (folder / "state").touch())
     (torn,) = tmp_path.glob("training/first/000000002-*/manifest.json")
@@ -304,13 +308,7 @@ def test_the_last_two_checkpoints_are_kept_and_predecessors_cleaned_up(tmp_path:
 
 def test_a_checkpoint_of_another_engine_or_format_is_left_alone(tmp_path: Path) -> None:
     warnings: list[str] = []
-    store = Checkpoints(
-        objects=open_store(str(tmp_path)),
-        prefix="training",
-        writer="first",
-        ranks=Ranks(),
-        warn=warnings.append,
-    )
+    store = checkpoints_of_one(tmp_path, warnings)
     store.save(1, "two ranks", lambda folder: (folder / "state").touch())
     store.save(2, "one rank", lambda folder: (folder / "state").touch())
     (manifest,) = tmp_path.glob("training/first/000000002-*/manifest.json")

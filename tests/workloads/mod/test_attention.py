@@ -1,4 +1,7 @@
-"""The flash attention path on a CPU: everything of transformers but the kernel, in plain torch."""
+"""Attention other than sdpa: flash attention with a kernel in plain torch, and flex attention.
+
+Flex attention's masks are functions; a converted layer adds a tensor instead.
+"""
 
 import copy
 
@@ -6,7 +9,7 @@ import pytest
 import torch
 from transformers.integrations import flash_attention
 
-from tests.workloads.mod import tiny
+from tests.workloads.mod import families, tiny
 from workloads.mod import MoDConfig, convert
 
 CONFIGS = {
@@ -36,35 +39,61 @@ def plain_flash(query, key, value, attention_mask, *, query_length, is_causal, s
     return output
 
 
+pytestmark = [
+    # transformers still asks for the compiled mask of older torch.
+    pytest.mark.filterwarnings("ignore:_compile flag:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:flex_attention called without:UserWarning"),
+]
+
+
 @pytest.fixture(params=CONFIGS)
-def twins(request, monkeypatch):
-    """The same converted model, with sdpa and with flash attention in its decoder."""
+def config(request):
+    return CONFIGS[request.param]
+
+
+@pytest.fixture(params=["flash_attention_2", "flex_attention"])
+def twins(request, config, monkeypatch):
+    """The same converted model, with sdpa and with another attention in its decoder."""
     monkeypatch.setattr(flash_attention, "_flash_attention_forward", plain_flash)
-    sdpa = tiny.randomize_routers(convert(tiny.llava(), CONFIGS[request.param]))
-    flash = copy.deepcopy(sdpa)
-    flash.get_decoder().config._attn_implementation_internal = "flash_attention_2"
-    return sdpa, flash
+    with torch.compiler.set_stance("force_eager"):
+        yield on_both(convert(tiny.llava(), config), request.param)
+
+
+def on_both(sdpa, attention):
+    other = copy.deepcopy(tiny.randomize_routers(sdpa))
+    other.get_decoder().config._attn_implementation_internal = attention
+    return sdpa, other
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_prompt_gives_the_logits_of_sdpa(twins, side):
     batch = tiny.batch(tiny.mixed_rows(), side=side)
     with torch.no_grad():
-        sdpa, flash = (model(**batch).logits for model in twins)
+        sdpa, other = (model(**batch).logits for model in twins)
     real = batch["attention_mask"].bool()
-    torch.testing.assert_close(flash[real], sdpa[real], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(other[real], sdpa[real], atol=1e-5, rtol=1e-4)
 
 
 def test_generated_tokens_are_those_of_sdpa(twins):
     batch = tiny.batch(tiny.mixed_rows(), side="left")
     greedy = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
-    sdpa, flash = (model.generate(**batch, **greedy) for model in twins)
-    assert torch.equal(sdpa, flash)
+    sdpa, other = (model.generate(**batch, **greedy) for model in twins)
+    assert torch.equal(sdpa, other)
 
 
 def test_several_tokens_behind_a_cache_are_those_of_sdpa(twins):
     batch = tiny.batch([tiny.row(question=8)])
     greedy = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
     lookup = greedy | {"prompt_lookup_num_tokens": 2}
-    sdpa, flash = twins
-    assert torch.equal(flash.generate(**batch, **lookup), sdpa.generate(**batch, **greedy))
+    sdpa, other = twins
+    assert torch.equal(other.generate(**batch, **lookup), sdpa.generate(**batch, **greedy))
+
+
+def test_flex_attention_keeps_image_blocks_and_sliding_windows_of_a_family():
+    dense = families.tiny_model("gemma3")
+    sdpa, flex = on_both(convert(dense, families.p_mod(dense, 0.5)), "flex_attention")
+    batch = tiny.batch([tiny.row(question=8)])
+    del batch["pixel_values"]  # the family's tower has other sizes; image tokens are enough
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        expected, logits = (model(**batch).logits for model in (sdpa, flex))
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
