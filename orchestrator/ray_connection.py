@@ -17,6 +17,9 @@ WORKER_ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
 }
 """Of every worker: threads are set explicitly, since a worker per core oversubscribes easily."""
+_SHORT_FOLDER = "/tmp"
+_LONGEST_FOLDER = 107 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+"""Characters of a folder for temporary files: sockets lie below it, and Linux allows them 107."""
 
 
 @dataclass(eq=False)
@@ -55,6 +58,7 @@ def connect(address: str | None, *, uses_gpus: bool) -> None:
         # Workers inherit the environment, which starts faster than a runtime environment.
         os.environ.update({"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", **environment})
         options |= {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False}
+        options |= _session_folder()
     else:
         options |= {"address": address, "runtime_env": {"env_vars": environment}}
     try:
@@ -65,6 +69,14 @@ def connect(address: str | None, *, uses_gpus: bool) -> None:
         where = "on this machine does not start" if address is None else f"at {address} is no use"
         advice = "give the same command again, or see `gammaray doctor`"
         raise RayUnavailableError(f"Ray {where} ({error}): {advice}") from error
+
+
+def _session_folder() -> dict[str, str]:
+    """Where Ray's sessions go if the folder for temporary files is too deep for its sockets."""
+    environment = os.environ
+    folder = environment.get("RAY_TMPDIR") or environment.get("TMPDIR") or _SHORT_FOLDER
+    is_short = len(os.fsencode(folder)) <= _LONGEST_FOLDER
+    return {} if is_short else {"_temp_dir": f"{_SHORT_FOLDER}/ray"}
 
 
 def on_ray(start_cluster: Callable[[], None], *, patience_s: float | None = None) -> StartExecutor:

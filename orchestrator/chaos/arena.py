@@ -1,7 +1,9 @@
 """The arena: one run of a recipe at a time, in a store and with an MLflow server of its own."""
 
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 import uuid
 from collections import Counter, deque
@@ -23,6 +25,8 @@ from orchestrator.recipe_file import load_recipe
 _TICK_S = 0.2
 _TAKEOVER_S = 180.0
 _PATIENCE_S = 1800.0
+_UNDISTURBED_STARTS = 3
+"""A machine under load may be too slow for Ray's start once."""
 _LARGEST_JUMP_S = 14 * 86400.0
 """A clock is set forward or back by up to a week."""
 _DONE, _FAILED, _WRONG_USAGE = 0, 1, 2
@@ -48,7 +52,7 @@ class Arena:
     """Runs a recipe in ``folder``, and strikes it with faults meanwhile.
 
     Args:
-        folder: Empty; holds the store, MLflow's records, temporary files and the log.
+        folder: Empty; holds the store, MLflow's records and the drivers' log.
         recipe: Name or path of the recipe.
         overrides: Values in place of the recipe's.
         environment: Of the processes that are started.
@@ -67,17 +71,23 @@ class Arena:
         self._tell, self._token = tell, uuid.uuid4().hex
         self._offset, self._store = folder / "clock", folder / "store"
         self._store_url = f"chaos://{self._store}"
-        self._temporary = folder / "tmp"
+        self._log = folder / "driver.log"
         resolved = load_recipe(recipe, overrides)
         self._run_id = run_identity(resolved.name, resolved.identity())
         # Nobody else's cluster is to be disturbed.
         own = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}
+        # Not in the arena's folder, which may be too deep for the names of sockets.
+        self._temporary = Path(tempfile.mkdtemp(prefix="gr-"))
         self._environment = own | {MARK: self._token, "TMPDIR": str(self._temporary)}
-        self._temporary.mkdir(parents=True)
-        (folder / "mlflow").mkdir()
+        (folder / "mlflow").mkdir(parents=True)
         self._server = TrackingServer(folder / "mlflow", environment)
         self._round = Round()
         self._later: list[tuple[float, Callable[[], None]]] = []
+
+    def last_words(self) -> str:
+        """The last line that a driver has printed."""
+        lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
+        return lines[-1] if lines else "nothing was printed"
 
     def run(self, faults: deque[Fault]) -> Round:
         """Drive the run to its end, taking faults from the left of the schedule meanwhile.
@@ -93,11 +103,13 @@ class Arena:
         finally:
             self._server.stop()
             kill(marked(self._token))
+            shutil.rmtree(self._temporary, ignore_errors=True)
         self._round.seconds = time.monotonic() - begin_s
         return self._round
 
     def _drive(self, faults: deque[Fault]) -> bool:
         """Whether the run succeeded; False if it failed for good or does not end."""
+        most_starts = None if faults else _UNDISTURBED_STARTS
         driver = self._start()
         strike_s = time.monotonic() + (faults[0].delay_s if faults else 0.0)
         give_up_s = time.monotonic() + _PATIENCE_S
@@ -106,7 +118,7 @@ class Arena:
             code = driver.exit_code
             if code is not None:
                 self._round.exit_codes.append(code)
-                if code == _DONE or self._has_failed(code):
+                if code == _DONE or self._has_failed(code) or self._round.starts == most_starts:
                     return code == _DONE
                 driver = self._start()
             elif faults and time.monotonic() >= strike_s:
@@ -186,7 +198,7 @@ class Arena:
         self._round.starts += 1
         arguments = ["run", self._recipe, *self._overrides]
         arguments += [f"tracking.uri={self._server.uri}", "--store", self._store_url]
-        return Driver(arguments, self._environment, self._offset, self._folder / "driver.log")
+        return Driver(arguments, self._environment, self._offset, self._log)
 
     def _epoch(self) -> int:
         return last_epoch(open_store(str(self._store)), self._run_id)

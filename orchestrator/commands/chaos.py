@@ -70,21 +70,24 @@ def execute(args: argparse.Namespace) -> int:
 def _series(
     args: argparse.Namespace, folder: Path, schedule: deque[Fault], console: Console
 ) -> Results:
-    undisturbed = _round(args, folder / "undisturbed", deque(), console)
+    undisturbed, last_words = _round(args, folder / "undisturbed", deque(), console)
     if undisturbed.remains is None:
         raise PreflightError(
-            f"the undisturbed run of {args.recipe} does not succeed (drivers ended with "
-            f"{undisturbed.exit_codes}): try it by `gammaray run`"
+            f"the undisturbed run of {args.recipe} does not succeed: try it by `gammaray run`. "
+            f"It said: {last_words}"
         )
     disturbed: list[Round] = []
     while schedule:
-        disturbed.append(_round(args, folder / f"{len(disturbed) + 1}", schedule, console))
+        done, _ = _round(args, folder / f"{len(disturbed) + 1}", schedule, console)
+        disturbed.append(done)
     return Results(undisturbed=undisturbed, disturbed=disturbed)
 
 
 def _round(
     args: argparse.Namespace, folder: Path, schedule: deque[Fault], console: Console
-) -> Round:
+) -> tuple[Round, str]:
+    """How a run went, and the last line its drivers printed."""
+
     def tell(text: str) -> None:
         console.print(f"{folder.name}: {text}", highlight=False, markup=False)
 
@@ -93,4 +96,4 @@ def _round(
     done = arena.run(schedule)
     codes = ", ".join(map(str, done.exit_codes))
     tell(f"done in {done.seconds:.0f} s; drivers ended with {codes}")
-    return done
+    return done, arena.last_words()

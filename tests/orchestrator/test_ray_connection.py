@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -24,3 +25,15 @@ def test_a_ray_that_cannot_be_used_is_named_with_what_to_do(
     with pytest.raises(RayUnavailableError, match=message) as caught:
         connect(address, uses_gpus=False)
     assert caught.value.exit_code == ExitCode.RESUMABLE
+
+
+@pytest.mark.parametrize(("depth", "expected"), [(5, None), (60, "/tmp/ray")])
+def test_a_temporary_folder_too_deep_for_sockets_is_not_given_to_ray(
+    depth: int, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, object] = {}
+    monkeypatch.setattr(ray, "init", lambda **options: given.update(options))
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(os, "environ", {"TMPDIR": str(Path("/tmp", "d" * depth))})
+    connect(None, uses_gpus=False)
+    assert given.get("_temp_dir") == expected
