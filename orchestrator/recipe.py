@@ -187,7 +187,7 @@ class Efficiency(Section):
     """The side-by-side measurement of the dense model and its converted twin."""
 
     batch_size: Positive = 16
-    repeats: Positive = 9
+    repeats: Positive = 25
 
 
 class Registration(Section):
