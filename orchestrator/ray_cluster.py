@@ -22,8 +22,7 @@ _LONGEST_S = 12.0
 class ClusterLostError(DurableError):
     """The cluster that ran the steps is gone; what was committed before is safe."""
 
-    address: str
-    silence_s: float
+    what_happened: str
 
     @property
     def exit_code(self) -> int:
@@ -32,8 +31,7 @@ class ClusterLostError(DurableError):
 
     def __str__(self) -> str:
         return (
-            f"the head of the Ray cluster at {self.address} has not answered for "
-            f"{self.silence_s:g} s: give the same command again when a cluster is there; "
+            f"{self.what_happened}: give the same command again when a cluster is there; "
             "finished steps are not done twice"
         )
 
@@ -49,7 +47,8 @@ class ClusterView:
 
     def __init__(self, patience_s: float = PATIENCE_S) -> None:
         self._patience_s = patience_s
-        self._address = ray.get_runtime_context().gcs_address
+        here = ray.get_runtime_context()
+        self._address, self._own_node = here.gcs_address, here.get_node_id()
         self._capacity, self.lost_nodes = _ask()
         self._answers = self._seen = 0
         self._looked_s, self._silence_s = time.monotonic(), 0.0
@@ -61,7 +60,12 @@ class ClusterView:
         return self._capacity
 
     def check(self) -> None:
-        """Raise ClusterLostError if the head was silent for too long."""
+        """Raise ClusterLostError if the head was silent for too long, or this node is given up.
+
+        Ray starts nothing for a driver whose node is gone, and does not say so.
+        """
+        if self._own_node in self.lost_nodes:
+            raise ClusterLostError(f"the Ray cluster at {self._address} has lost the driver's node")
         now_s = time.monotonic()
         passed_s, self._looked_s = min(now_s - self._looked_s, _LONGEST_S), now_s
         if self._answers != self._seen:
@@ -69,7 +73,10 @@ class ClusterView:
             return
         self._silence_s += passed_s
         if self._silence_s > self._patience_s:
-            raise ClusterLostError(self._address, self._patience_s)
+            raise ClusterLostError(
+                f"the head of the Ray cluster at {self._address} has not answered for "
+                f"{self._patience_s:g} s"
+            )
 
     def close(self) -> None:
         """Stop asking."""

@@ -32,7 +32,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
     monkeypatch.setattr(ray_cluster, "time", clock)
     monkeypatch.setattr(ray_cluster, "_EVERY_S", 3600.0)
     monkeypatch.setattr(ray_cluster, "_ask", lambda: (Capacity(cpus=4), frozenset({"lost"})))
-    context = SimpleNamespace(gcs_address="10.0.0.1:6379")
+    context = SimpleNamespace(gcs_address="10.0.0.1:6379", get_node_id=lambda: "here")
     monkeypatch.setattr(ray_cluster.ray, "get_runtime_context", lambda: context)
     return Watched(clock)
 
@@ -49,8 +49,16 @@ def test_a_head_that_is_silent_for_too_long_is_lost(watched: Watched) -> None:
         watched.silence(10.0)
 
 
+def test_a_driver_whose_own_node_was_given_up_has_lost_the_cluster(watched: Watched) -> None:
+    watched.view.lost_nodes = frozenset({"lost", "here"})
+    with pytest.raises(
+        ClusterLostError, match=r"10\.0\.0\.1:6379 has lost this driver's node: give"
+    ):
+        watched.silence(1.0)
+
+
 def test_a_lost_cluster_leaves_the_run_resumable() -> None:
-    assert ClusterLostError("10.0.0.1:6379", 30.0).exit_code == 3
+    assert ClusterLostError("no answer").exit_code == 3
 
 
 def test_an_answer_ends_the_silence(watched: Watched) -> None:

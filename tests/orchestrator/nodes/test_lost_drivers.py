@@ -32,6 +32,21 @@ def test_a_run_goes_on_when_its_driver_died_with_its_node(cluster: Cluster, run:
     assert text_of(run.store, "last") == "first\nmiddle\nlast\n"
 
 
+def test_a_driver_that_outlives_its_node_ends_resumable(cluster: Cluster, run: Run) -> None:
+    cluster.keep("a")
+    cluster.add("b", ip="127.0.0.2")
+    driver = run.drive(cluster, ip="127.0.0.2", machine="machine-b")
+    run.started("middle")
+    cluster.kill("b")
+    assert driver.end() == 3, driver.said
+    assert "has lost the driver's node: give the same command again" in driver.said
+    assert read_status(run.store, "run").state is RunState.RESUMABLE
+    run.go()
+    second = run.drive(cluster, machine="machine-b")
+    assert second.end() == 0, second.said
+    assert text_of(run.store, "last") == "first\nmiddle\nlast\n"
+
+
 def test_without_its_head_a_driver_ends_resumable_and_another_cluster_goes_on(
     cluster: Cluster, run: Run, tmp_path: Path
 ) -> None:
