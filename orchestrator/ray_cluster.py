@@ -92,6 +92,10 @@ class ClusterView:
 def _ask() -> tuple[Capacity, frozenset[str]]:
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    alive = tuple(node["NodeID"] for node in nodes if node["Alive"])
-    capacity = Capacity(cpus=total.get("CPU", 0), gpus=total.get("GPU", 0), node_ids=alive)
+    alive = {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
+    capacity = Capacity(
+        cpus=total.get("CPU", 0),
+        gpus=total.get("GPU", 0),
+        nodes={name: (node.get("CPU", 0), node.get("GPU", 0)) for name, node in alive.items()},
+    )
     return capacity, frozenset(node["NodeID"] for node in nodes if not node["Alive"])

@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.durable.attempt import Task
 from orchestrator.durable.events import Event
-from orchestrator.durable.executor import Capacity, Outcome, Send, attempt
+from orchestrator.durable.executor import Capacity, Outcome, Send, run_all
 from orchestrator.durable.failures import Failure, FailureKind, classify
 from orchestrator.ray_cluster import PATIENCE_S, ClusterLostError, ClusterView
 from orchestrator.scratch import scratch, sweep
@@ -247,7 +247,7 @@ def _attempts(tasks: Sequence[Task], pin: _Pin) -> _Ended:
     _sweep_once()
     try:
         with scratch():
-            outcomes = [attempt(task, pin, describe) for task in tasks]
+            outcomes = run_all(tasks, pin, describe)
     finally:
         pin.flush()
     return _Ended(outcomes, pin.was_used)

@@ -12,10 +12,13 @@ from pathlib import Path
 from orchestrator.artifacts.errors import ArtifactChangedError
 from orchestrator.artifacts.manifest import Manifest
 from orchestrator.store import FileRecord, Store
-from orchestrator.store.local import file_record, make_directory
+from orchestrator.store.local import file_record, make_directory, sync
 
 FAILURE = "failure.json"
 """The one result file of a step whose failure was caught."""
+
+_SYNCED: set[Path] = set()
+"""Folders whose own names this process has made durable."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,6 +105,21 @@ def store_files(store: Store, folder: Path, root: str) -> tuple[FileRecord, ...]
     found = sorted(path[start:] for path in _files(str(folder)))
     stored = [(name, store.upload(folder / name, f"{root}/{name}")) for name in found]
     return tuple(FileRecord(name, record.size, record.sha256) for name, record in stored)
+
+
+def sync_names(store: Store, manifest: Manifest) -> None:
+    """Make the names durable that lead to the files of a local artifact, from the store's root."""
+    folder = store.local_path(manifest.root)
+    if folder is None:
+        return
+    files = [f"result/{file.path}" for file in manifest.files]
+    files += [f"measurement/{file.path}" for file in manifest.measurements]
+    inner = {file[:end] for file in files for end, sign in enumerate(file) if sign == "/"}
+    key, keys, root = folder.parents[:3]
+    above = [keys, key] if keys in _SYNCED else [root, keys, key]
+    for path in (*above, folder, *(folder / name for name in sorted(inner))):
+        sync(path)
+    _SYNCED.add(keys)
 
 
 def _files(folder: str) -> Iterator[str]:

@@ -76,6 +76,13 @@ class Manifest:
         return {**record, "seal": digest("manifest", record)}
 
 
+def unkept(key: StepKey) -> Manifest:
+    """What stands for a result that is not kept, before it is made."""
+    return Manifest(
+        key=key, generation=0, root="", files=(), measurements=(), values={}, is_kept=False
+    )
+
+
 def read_manifest(store: Store, path: str) -> Manifest:
     """Read and check one manifest.
 

@@ -8,12 +8,18 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from orchestrator.artifacts.artifact import FAILURE, Artifact, open_artifact, store_files
+from orchestrator.artifacts.artifact import (
+    FAILURE,
+    Artifact,
+    open_artifact,
+    store_files,
+    sync_names,
+)
 from orchestrator.artifacts.key import JSON, StepKey
 from orchestrator.artifacts.manifest import Manifest, commit, generations
 from orchestrator.durable.context import StepContext
@@ -21,12 +27,8 @@ from orchestrator.durable.errors import StepError, StoreError
 from orchestrator.durable.events import Reporter
 from orchestrator.durable.failures import Failure
 from orchestrator.durable.step import External, Step
-from orchestrator.store import Store
-from orchestrator.store.local import sync
+from orchestrator.store import FileRecord, Store
 from orchestrator.store.output import kept_output, output_path
-
-_SYNCED: set[Path] = set()
-"""Folders whose own names this process has made durable."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +42,24 @@ class Task:
     key: StepKey
     generation: int
     store: Store
-    inputs: Mapping[str, Manifest | External]
+    inputs: Mapping[str, Manifest | External | str]
+    """Text names a step that is tried just before this one in the same place."""
+
+    @property
+    def follows(self) -> bool:
+        """Whether an input is still to be made, so that the key is not known yet."""
+        return any(isinstance(source, str) for source in self.inputs.values())
+
+    def after(self, made: Mapping[str, Manifest]) -> "Task | None":
+        """The task with what it waited for; None if that is not among what was made."""
+        inputs = dict(self.inputs)
+        digests = dict(self.key.inputs)
+        for name, source in self.inputs.items():
+            if isinstance(source, str):
+                if source not in made:
+                    return None
+                inputs[name], digests[name] = made[source], made[source].digest
+        return replace(self, key=replace(self.key, inputs=digests), inputs=inputs)
 
     @property
     def root(self) -> str:
@@ -76,8 +95,7 @@ def execute(task: Task, reporter: Reporter) -> Manifest:
             raise
     if not manifest.is_kept:
         return manifest
-    if task.store.local_path(task.root) is not None:
-        _sync_folders(folder, manifest)
+    sync_names(task.store, manifest)
     # From here on the attempt's files stay: an interrupted commit may have gone through.
     winner = commit(task.store, manifest)
     _tidy(task, winner)
@@ -94,22 +112,7 @@ def commit_failure(task: Task, failure: Failure) -> Manifest:
     with tempfile.TemporaryDirectory(prefix="gammaray-") as scratch:
         Path(scratch, FAILURE).write_text(json.dumps(record))
         files = store_files(task.store, Path(scratch), f"{task.root}/result")
-    values: dict[str, JSON] = {
-        "run_id": task.run_id,
-        "epoch": task.epoch,
-        "attempt": task.attempt,
-    }
-    return commit(
-        task.store,
-        Manifest(
-            key=task.key,
-            generation=task.generation,
-            root=task.root,
-            files=files,
-            measurements=(),
-            values=values,
-        ),
-    )
+    return commit(task.store, _manifest(task, files))
 
 
 def load_function(step: str, function: str) -> Callable[..., Any]:
@@ -147,31 +150,45 @@ def _make(task: Task, reporter: Reporter, folder: Path, inputs: Path) -> Manifes
     files = store_files(task.store, output, f"{task.root}/result")
     measurements = store_files(task.store, measurement, f"{task.root}/measurement")
     seconds = time.monotonic() - start_s
+    return _manifest(
+        task,
+        files,
+        measurements,
+        is_kept=task.step.checkpoint,
+        metadata=task.step.metadata,
+        host=socket.gethostname(),
+        started_at=started_at.isoformat(),
+        seconds=round(seconds, 3),
+        cpu_seconds=round(time.process_time() - cpu_s, 3),
+        reserved_cpu_seconds=round(seconds * task.step.resources.all_cpus, 3),
+        gpu_seconds=round(seconds * task.step.resources.all_gpus, 3),
+        bytes=sum(file.size for file in (*files, *measurements)),
+    )
+
+
+def _manifest(
+    task: Task,
+    files: tuple[FileRecord, ...],
+    measurements: tuple[FileRecord, ...] = (),
+    *,
+    is_kept: bool = True,
+    **values: JSON,
+) -> Manifest:
+    made_by: dict[str, JSON] = {"run_id": task.run_id, "epoch": task.epoch, "attempt": task.attempt}
     return Manifest(
         key=task.key,
         generation=task.generation,
         root=task.root,
         files=files,
         measurements=measurements,
-        is_kept=task.step.checkpoint,
-        values={
-            "run_id": task.run_id,
-            "epoch": task.epoch,
-            "attempt": task.attempt,
-            "metadata": task.step.metadata,
-            "host": socket.gethostname(),
-            "started_at": started_at.isoformat(),
-            "seconds": round(seconds, 3),
-            "cpu_seconds": round(time.process_time() - cpu_s, 3),
-            "reserved_cpu_seconds": round(seconds * task.step.resources.all_cpus, 3),
-            "gpu_seconds": round(seconds * task.step.resources.all_gpus, 3),
-            "bytes": sum(file.size for file in (*files, *measurements)),
-        },
+        is_kept=is_kept,
+        values=made_by | values,
     )
 
 
 def _open(task: Task, name: str, scratch: Path) -> Artifact:
     source = task.inputs[name]
+    assert not isinstance(source, str), f"{source} is still to be made"
     if isinstance(source, Manifest):
         return open_artifact(task.store, source, scratch)
     path = Path(source.path)
@@ -197,23 +214,6 @@ def _tidy(task: Task, winner: Manifest) -> None:
         for root in found - kept:
             if root.startswith(f"{folder}/{task.run_id}-e") and root <= task.root:
                 _delete(task.store, root)
-
-
-def _sync_folders(folder: Path, manifest: Manifest) -> None:
-    """Make the names durable that lead to an attempt's files, from the store's root down."""
-    files = [f"result/{file.path}" for file in manifest.files]
-    files += [f"measurement/{file.path}" for file in manifest.measurements]
-    inner = {file[:end] for file in files for end, sign in enumerate(file) if sign == "/"}
-    for path in (*_changed(folder), folder, *(folder / name for name in sorted(inner))):
-        sync(path)
-
-
-def _changed(folder: Path) -> list[Path]:
-    """Folders above an attempt's that have a new name in them: its key's, and the one of keys."""
-    key, keys, root = folder.parents[:3]
-    is_known = keys in _SYNCED
-    _SYNCED.add(keys)
-    return [keys, key] if is_known else [root, keys, key]
 
 
 def _delete(store: Store, prefix: str) -> None:

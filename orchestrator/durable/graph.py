@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from graphlib import CycleError, TopologicalSorter
 
 from orchestrator.artifacts.artifact import read_file
 from orchestrator.artifacts.key import JSON
@@ -35,10 +36,6 @@ class Graph:
         """Steps that wait for no other."""
         return [name for name, sources in self._open.items() if not sources]
 
-    def missing(self, name: str) -> set[str]:
-        """What a step still waits for."""
-        return self._open[name]
-
     def consumers(self, name: str) -> Sequence[str]:
         """The steps that take what this one makes."""
         return self._consumers.get(name, ())
@@ -51,7 +48,11 @@ class Graph:
         return [consumer for consumer in found if not self._open[consumer]]
 
     def grow(self, name: str, items: Sequence[JSON]) -> list[str]:
-        """Put one step per item in the place of a fan-out; returns those that can be decided."""
+        """Put one step per item in the place of a fan-out.
+
+        Returns:
+            Those steps in order, and behind them others that wait for nothing any more.
+        """
         made = _children(self.steps.pop(name), items)
         del self._open[name]
         for child in made:
@@ -72,30 +73,24 @@ def order_steps(steps: Sequence[Step]) -> list[Step]:
     """Order steps so that inputs come first, and otherwise as they were given."""
     by_name = {step.name: step for step in steps}
     place = {step.name: number for number, step in enumerate(steps)}
-    waiting: dict[str, int] = {}
-    consumers: dict[str, list[str]] = defaultdict(list)
+    sorter: TopologicalSorter[str] = TopologicalSorter()
     for step in steps:
         if by_name[step.name] is not step:
             raise StepError(step.name, "two steps have this name: rename one")
-        sources = set(producers(step))
-        for source in sources:
+        for source in producers(step):
             _check_source(step, source, by_name)
-            consumers[source].append(step.name)
-        waiting[step.name] = len(sources)
+        sorter.add(step.name, *producers(step))
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        circle = error.args[1]
+        reason = f"steps wait for each other in a circle: {', '.join(circle)}"
+        raise StepError(circle[0], reason) from None
     ordered: list[Step] = []
-    level = [name for name, count in waiting.items() if not count]
-    while level:
+    while sorter.is_active():
+        level = sorted(sorter.get_ready(), key=place.__getitem__)
         ordered += [by_name[name] for name in level]
-        following = []
-        for name in level:
-            for consumer in consumers[name]:
-                waiting[consumer] -= 1
-                if not waiting[consumer]:
-                    following.append(consumer)
-        level = sorted(following, key=place.__getitem__)
-    left = [name for name, count in waiting.items() if count]
-    if left:
-        raise StepError(left[0], f"steps wait for each other in a circle: {', '.join(left)}")
+        sorter.done(*level)
     return ordered
 
 
@@ -125,10 +120,11 @@ def items_of(store: Store, manifest: Manifest) -> list[JSON]:
 def _check_source(step: Step, source: str, by_name: dict[str, Step]) -> None:
     if source not in by_name:
         raise StepError(step.name, f"input {source!r} is no step of {sorted(by_name)}")
-    is_each = any(isinstance(each, Each) and each.step == source for each in step.inputs.values())
-    if is_each and by_name[source].fans_out:
+    if source != step.fans_out_over:
+        return
+    if by_name[source].fans_out_over:
         raise StepError(step.name, f"cannot fan out over {source!r}, which fans out itself")
-    if is_each and not by_name[source].checkpoint:
+    if not by_name[source].checkpoint:
         raise StepError(step.name, f"cannot fan out over {source!r}, whose result is not kept")
 
 

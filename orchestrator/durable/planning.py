@@ -1,19 +1,21 @@
 """What each step of a run would do now, and why."""
 
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
 from orchestrator.artifacts.artifact import check_presence, open_artifact
 from orchestrator.artifacts.catalogue import Catalogue
+from orchestrator.artifacts.history import History
 from orchestrator.artifacts.key import StepKey, explain, source_digest
-from orchestrator.artifacts.manifest import Manifest, committed, committed_for
+from orchestrator.artifacts.manifest import Manifest, committed, unkept
 from orchestrator.durable.attempt import load_function
 from orchestrator.durable.graph import Graph, items_of, producers
-from orchestrator.durable.step import Each, External, Step
+from orchestrator.durable.step import External, Step
 from orchestrator.store import Store
 
 
@@ -39,6 +41,117 @@ class PlannedStep:
     """Of the result that it would make."""
 
 
+@dataclass(frozen=True, slots=True)
+class FannedOut:
+    """A fan-out in whose place there are now as many steps as its list has items."""
+
+    name: str
+    steps: Sequence[str]
+
+
+class Planner:
+    """Decides on the steps of a run, one after another, as their inputs come.
+
+    Args:
+        store: Where results may be.
+        steps: The steps.
+        redo: Names of steps that run although there is a result.
+        strict_code: Whether the source of a step's module is part of its key.
+
+    Raises:
+        StepError: If the steps cannot be ordered.
+    """
+
+    def __init__(
+        self, store: Store, steps: Sequence[Step], *, redo: Collection[str], strict_code: bool
+    ) -> None:
+        self.graph = Graph(steps)
+        self.results: dict[str, Manifest] = {}
+        """What there is, or what stands for it, by step."""
+
+        self.catalogue: Catalogue | None = None
+        """Where results are looked up; the store itself while there is none."""
+
+        self._store, self._redo, self._strict_code = store, frozenset(redo), strict_code
+        self._history = History(store)
+        self._undecided = deque(self.graph.free())
+
+    def note(self, name: str, manifest: Manifest) -> None:
+        """Take in a result, and decide next on the steps that waited for it."""
+        is_known = name in self.results
+        self.results[name] = manifest
+        if not is_known:
+            self._undecided += self.graph.finish(name)
+
+    def decide(self) -> Iterator[PlannedStep | FannedOut]:
+        """Say what to do with every step whose inputs are there; what is reused is noted."""
+        while self._undecided:
+            step = self.graph.steps[self._undecided.popleft()]
+            if step.fans_out_over:
+                items = items_of(self._store, self.results[step.fans_out_over])
+                grown = self.graph.grow(step.name, items)
+                self._undecided += grown
+                yield FannedOut(step.name, grown[: len(items)])
+            elif step.name not in self.results:
+                planned = self.plan(step)
+                if planned.manifest and (step.checkpoint or self.graph.consumers(step.name)):
+                    self.note(step.name, planned.manifest)
+                yield planned
+
+    def plan(self, step: Step) -> PlannedStep:
+        """Decide on one step; it waits if a result that it takes is missing."""
+        name, key = step.name, self._key(step)
+        missing = [source for source in producers(step) if source not in self.results]
+        if missing:
+            reasons = (*self._history.difference(key), f"{name}: waits for {', '.join(missing)}")
+            return PlannedStep(name, "wait", key, reasons)
+        if not step.checkpoint:
+            return PlannedStep(name, "wait", key, (f"{name}: its result is not kept",), unkept(key))
+        find = self.catalogue.committed if self.catalogue else partial(committed, self._store)
+        found = find(key)
+        if found is None:
+            reasons = self._history.difference(key) or (f"{name}: no result yet",)
+            return PlannedStep(name, "run", key, reasons)
+        again = "asked to be redone" if self.is_redone(step) else self._lost_effect(step, found)
+        if again:
+            reasons = (f"{name}: {again}",)
+            return PlannedStep(name, "run", key, reasons, generation=found.generation + 1)
+        check_presence(self._store, found)
+        # Code that is no part of the key differs although the digest does not.
+        is_same = (found.key.source, found.key.strict_code) == (key.source, key.strict_code)
+        reasons = () if is_same else tuple(explain(found.key, key))
+        return PlannedStep(name, "reuse", key, reasons, found)
+
+    def is_redone(self, step: Step) -> bool:
+        """Whether it was asked to run although there is a result."""
+        return not self._redo.isdisjoint((step.name, step.template))
+
+    def _key(self, step: Step) -> StepKey:
+        inputs = {}
+        for name, source in step.inputs.items():
+            if isinstance(source, External):
+                inputs[name] = source.digest
+            elif isinstance(source, str) and source in self.results:
+                inputs[name] = self.results[source].digest
+        return StepKey(
+            name=step.template or step.name,
+            version=step.version,
+            params=step.params,
+            inputs=inputs,
+            source=source_digest(step.function),
+            strict_code=self._strict_code,
+        )
+
+    def _lost_effect(self, step: Step, manifest: Manifest) -> str:
+        if step.validate is None:
+            return ""
+        validate = load_function(step.name, step.validate)
+        with TemporaryDirectory(prefix="gammaray-") as scratch:
+            artifact = open_artifact(self._store, manifest, Path(scratch))
+            is_there = validate(artifact, step.settings)
+        return "" if is_there else f"its effect is gone ({step.validate})"
+
+
 def plan(
     store: Store, steps: Sequence[Step], *, redo: Collection[str] = (), strict_code: bool = False
 ) -> list[PlannedStep]:
@@ -47,107 +160,6 @@ def plan(
     Raises:
         StepError: If the steps cannot be ordered.
     """
-    graph = Graph(steps)
-    results: dict[str, Manifest] = {}
-    planned: dict[str, PlannedStep] = {}
-    queue = deque(graph.free())
-    while queue:
-        step = graph.steps[queue.popleft()]
-        source = next((each.step for each in step.inputs.values() if isinstance(each, Each)), None)
-        if source is not None:
-            queue += graph.grow(step.name, items_of(store, results[source]))
-            continue
-        found = plan_step(store, step, results, redo=redo, strict_code=strict_code)
-        planned[step.name] = found
-        if found.manifest is not None:
-            results[step.name] = found.manifest
-            queue += graph.finish(step.name)
-    for name, step in graph.steps.items():
-        if name not in planned:
-            planned[name] = plan_step(store, step, results, redo=redo, strict_code=strict_code)
-    return [planned[name] for name in graph.steps]
-
-
-def plan_step(
-    store: Store,
-    step: Step,
-    results: Mapping[str, Manifest],
-    *,
-    redo: Collection[str],
-    strict_code: bool,
-    catalogue: Catalogue | None = None,
-) -> PlannedStep:
-    """Decide on one step.
-
-    Args:
-        store: Where its result may be.
-        step: The step.
-        results: Results that there are, by step; what is missing makes it wait.
-        redo: Names of steps that run although there is a result.
-        strict_code: Whether the source of a step's module is part of its key.
-        catalogue: Where results are looked up; the store itself by default.
-    """
-    key = _key(step, results, strict_code=strict_code)
-    asked_for = {step.name, step.template} & set(redo)
-    missing = [source for source in producers(step) if source not in results]
-    if missing:
-        reasons = (*_difference(store, key), f"{step.name}: waits for {', '.join(missing)}")
-        return PlannedStep(step.name, "wait", key, reasons)
-    if not step.checkpoint:
-        unkept = Manifest(
-            key=key, generation=0, root="", files=(), measurements=(), values={}, is_kept=False
-        )
-        return PlannedStep(
-            step.name, "wait", key, (f"{step.name}: its result is not kept",), unkept
-        )
-    found = catalogue.committed(key) if catalogue else committed(store, key)
-    if found is None:
-        reasons = _difference(store, key) or (f"{step.name}: no result yet",)
-        return PlannedStep(step.name, "run", key, reasons)
-    again = "asked to be redone" if asked_for else _lost_effect(store, step, found)
-    if again:
-        reasons = (f"{step.name}: {again}",)
-        return PlannedStep(step.name, "run", key, reasons, generation=found.generation + 1)
-    check_presence(store, found)
-    is_same = (found.key.source, found.key.strict_code) == (key.source, key.strict_code)
-    return PlannedStep(step.name, "reuse", key, () if is_same else _notes(found, key), found)
-
-
-def _key(step: Step, results: Mapping[str, Manifest], *, strict_code: bool) -> StepKey:
-    inputs = {}
-    for name, source in step.inputs.items():
-        if isinstance(source, External):
-            inputs[name] = source.digest
-        elif isinstance(source, str) and source in results:
-            inputs[name] = results[source].digest
-    return StepKey(
-        name=step.template or step.name,
-        version=step.version,
-        params=step.params,
-        inputs=inputs,
-        source=source_digest(step.function),
-        strict_code=strict_code,
-    )
-
-
-def _notes(found: Manifest, key: StepKey) -> tuple[str, ...]:
-    """What differs although the digest does not: code that is no part of the key."""
-    return tuple(explain(found.key, key))
-
-
-def _lost_effect(store: Store, step: Step, manifest: Manifest) -> str:
-    if step.validate is None:
-        return ""
-    validate = load_function(step.name, step.validate)
-    with TemporaryDirectory(prefix="gammaray-") as scratch:
-        artifact = open_artifact(store, manifest, Path(scratch))
-        return "" if validate(artifact, step.settings) else f"its effect is gone ({step.validate})"
-
-
-def _difference(store: Store, key: StepKey) -> tuple[str, ...]:
-    """How ``key`` differs from the nearest one that has a result, as far as inputs are known."""
-    differences = []
-    for manifest in committed_for(store, key.name):
-        known = {name: old for name, old in manifest.key.inputs.items() if name in key.inputs}
-        differences.append(tuple(explain(replace(manifest.key, inputs=known), key)))
-    return min(differences, key=len, default=())
+    planner = Planner(store, steps, redo=redo, strict_code=strict_code)
+    decided = {found.name: found for found in planner.decide() if isinstance(found, PlannedStep)}
+    return [decided.get(name) or planner.plan(step) for name, step in planner.graph.steps.items()]

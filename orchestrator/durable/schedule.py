@@ -80,6 +80,13 @@ class Schedule:
                 self._put(step, batch, is_patient=is_patient)
         return chosen
 
+    def follow(self, step: Step, batch: Batch) -> bool:
+        """Put a patient step behind those of a batch that is about to start, if it fits there."""
+        fits = self._fits(step, batch)
+        if fits:
+            self._put(step, batch, is_patient=True)
+        return fits
+
     def end(self, step: Step, seconds: float | None) -> None:
         """Take note that an attempt ended, and of how long it took if that is known."""
         batch = self._batches.pop(step.name)
@@ -98,15 +105,12 @@ class Schedule:
 
     def _shared(self, step: Step, chosen: list[Batch]) -> Batch | None:
         """The emptiest batch that the step can join, if there is one."""
-        pace_s = self._pace_s(step)
-        fits = [
-            batch
-            for batch in chosen
-            if batch.needs == step.resources
-            and len(batch.steps) < _TOGETHER
-            and batch.expected_s + pace_s <= _TOGETHER_S
-        ]
+        fits = [batch for batch in chosen if self._fits(step, batch)]
         return min(fits, key=lambda batch: len(batch.steps), default=None)
+
+    def _fits(self, step: Step, batch: Batch) -> bool:
+        is_short = batch.expected_s + self._pace_s(step) <= _TOGETHER_S
+        return is_short and len(batch.steps) < _TOGETHER and batch.needs == step.resources
 
     def _pace_s(self, step: Step) -> float:
         return self._paces_s.get(step.function, inf)

@@ -66,38 +66,29 @@ class RunState(StrEnum):
 State = TypeVar("State", StepState, RunState)
 
 STEP_MOVES: Mapping[StepState, frozenset[StepState]] = {
-    StepState.WAITING: frozenset(
-        {
-            StepState.REUSED,
-            StepState.READY,
-            StepState.UNSUPPLIED,
-            StepState.EXPANDED,
-            StepState.STANDBY,
-        }
-    ),
-    StepState.STANDBY: frozenset({StepState.READY, StepState.UNSUPPLIED}),
-    StepState.UNSUPPLIED: frozenset({StepState.READY}),
-    StepState.READY: frozenset({StepState.RUNNING, StepState.HELD, StepState.ELSEWHERE}),
-    StepState.HELD: frozenset({StepState.READY}),
-    StepState.ELSEWHERE: frozenset({StepState.READY, StepState.REUSED}),
-    StepState.RUNNING: frozenset(
-        {
-            StepState.SUCCEEDED,
-            StepState.CAUGHT,
-            StepState.BACKOFF,
-            StepState.FAILED,
-            StepState.CANCELLED,
-        }
-    ),
-    StepState.BACKOFF: frozenset({StepState.RUNNING, StepState.SUCCEEDED}),
-    StepState.EXPANDED: frozenset(),
-    StepState.REUSED: frozenset(),
-    StepState.SUCCEEDED: frozenset(),
-    StepState.CAUGHT: frozenset(),
-    StepState.FAILED: frozenset(),
-    StepState.CANCELLED: frozenset(),
+    StepState(state): frozenset(StepState(move) for move in moves.split())
+    for state, moves in {
+        "waiting": "reused ready running unsupplied expanded standby",
+        "standby": "ready unsupplied",
+        "unsupplied": "ready",
+        "ready": "running held elsewhere",
+        "held": "ready",
+        "elsewhere": "ready reused",
+        "running": "succeeded caught backoff failed cancelled waiting",
+        "backoff": "running succeeded",
+        "expanded": "",
+        "reused": "",
+        "succeeded": "",
+        "caught": "",
+        "failed": "",
+        "cancelled": "",
+    }.items()
 }
-"""States of a step within one epoch; the next epoch starts all of them over from WAITING."""
+"""States of a step within one epoch; the next epoch starts all of them over from WAITING.
+
+From WAITING to RUNNING goes a step that follows another one in the same place, and back again if
+that one made nothing.
+"""
 
 RUN_MOVES: Mapping[RunState, frozenset[RunState]] = {
     RunState.PENDING: frozenset({RunState.RUNNING, RunState.RESUMABLE}),

@@ -149,9 +149,9 @@ class Step:
     """Of one step of a fan-out: the name of the step that was declared."""
 
     @property
-    def fans_out(self) -> bool:
-        """Whether it stands for one step per item."""
-        return any(isinstance(source, Each) for source in self.inputs.values())
+    def fans_out_over(self) -> str:
+        """The step for whose items it stands, one step for each; "" if it is a step itself."""
+        return next((each.step for each in self.inputs.values() if isinstance(each, Each)), "")
 
     def __post_init__(self) -> None:
         self._check()

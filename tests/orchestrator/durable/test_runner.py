@@ -24,7 +24,7 @@ from orchestrator.durable.errors import (
     RunOwnedError,
     StoreError,
 )
-from orchestrator.durable.executor import Capacity, check_store_reaches
+from orchestrator.durable.executor import Capacity, check_capacity, check_store_reaches
 from orchestrator.durable.failures import FailureKind
 from orchestrator.durable.ownership import Lease, claim
 from orchestrator.durable.states import RunState, StepState
@@ -126,8 +126,17 @@ def test_what_needs_more_than_there_is_stops_before_any_work(steps: Steps) -> No
     assert read_status(steps.store, "run").state is RunState.FAILED
 
 
+def test_what_needs_more_than_any_node_has_is_refused(steps: Steps) -> None:
+    nodes = {"small": (2.0, 0.0), "big": (4.0, 0.0)}
+    capacity = Capacity(cpus=6, gpus=0, nodes=nodes)
+    check_capacity([steps.step("a", resources=Resources(cpus=4, worker_cpus=2))], capacity)
+    reason = "'b' needs 5 CPUs and 0 GPUs on one node, the largest, big, has 4 and 0"
+    with pytest.raises(ClusterError, match=reason):
+        check_capacity([steps.step("b", resources=Resources(cpus=5))], capacity)
+
+
 def test_a_directory_of_one_machine_is_refused_on_several(steps: Steps) -> None:
-    scripted = Scripted(steps, Capacity(node_ids=("one", "two")))
+    scripted = Scripted(steps, Capacity(nodes={"one": (2, 0), "two": (2, 0)}))
     with pytest.raises(ClusterError, match=r"2 nodes: use a shared store such as s3://"):
         scripted.of(steps.step("a")).run()
 

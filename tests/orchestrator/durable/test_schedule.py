@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,12 @@ from tests.orchestrator.durable.fakes import NOTHING, Steps
 from tests.orchestrator.durable.test_runner import Scripted, states
 
 TWO = Capacity(cpus=2, gpus=0)
+
+
+@pytest.fixture
+def all_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are known to be quick from the first on."""
+    monkeypatch.setattr(Schedule, "_pace_s", lambda self, step: 0.0)
 
 
 @pytest.fixture
@@ -70,7 +77,7 @@ def test_what_was_tried_before_or_is_timed_runs_alone(steps: Steps, tmp_path: Pa
     runner = scripted.of(
         *(steps.step(name) for name in "abcde"), steps.step("timed", timeout_s=60.0)
     )
-    schedule = runner._schedule
+    schedule = runner._attempts._schedule
     schedule._paces_s[steps.step("a").function] = 0.001
     runner.tick()
     assert scripted.running() == ["a1", "c1", "e1", "b1", "d1"]
@@ -82,3 +89,66 @@ def test_what_was_tried_before_or_is_timed_runs_alone(steps: Steps, tmp_path: Pa
     runner.tick()
     assert scripted.running()[6:] == ["a2"]
     assert states(runner)["b"] == "backoff"
+
+
+@pytest.mark.usefixtures("all_quick")
+def test_a_quick_step_follows_in_the_place_of_what_it_takes(steps: Steps) -> None:
+    scripted = Scripted(steps, TWO)
+    both = {"a": "c", "b": "x"}
+    runner = scripted.of(*steps.chain(), steps.step("x"), steps.step("y", inputs=both))
+    runner.tick()
+    assert scripted.running() == ["a1", "b1", "c1", "x1"], "y takes a step of another place"
+    first, second, *_ = scripted.executor.submitted
+    assert not first.follows
+    assert second.inputs == {"before": "a"}
+
+
+@pytest.mark.usefixtures("all_quick")
+def test_what_followed_a_failure_waits_again(steps: Steps) -> None:
+    scripted = Scripted(steps, TWO)
+    runner = scripted.of(*steps.chain())
+    runner.tick()
+    for name in "abc":
+        scripted.executor.fail(name, FailureKind.SYSTEM)
+    runner.tick()
+    assert states(runner) == {"a": "backoff", "b": "waiting", "c": "waiting"}
+    assert scripted.listener.events_of("failed") == ["a failed system retry 1.0"]
+    scripted.clock.sleep(1)
+    runner.tick()
+    assert scripted.running()[3:] == ["a2"]
+    scripted.executor.succeed("a")
+    runner.tick()
+    assert scripted.running()[4:] == ["b2"]
+
+
+@pytest.mark.usefixtures("all_quick")
+def test_a_step_that_fails_behind_another_is_tried_again_by_itself(steps: Steps) -> None:
+    chain = steps.chain("write", "write", "fail_once", "write")
+    chain[2] = replace(chain[2], settings={**chain[2].settings, "error": "connection"})
+    listener = steps.run(chain)
+    assert listener.events_of("started", "failed", "finished") == [
+        "a started 1",
+        "b started 1",
+        "c started 1",
+        "d started 1",
+        "a finished",
+        "b finished",
+        "c failed transient retry 1.0",
+        "c started 2",
+        "c finished",
+        "d started 2",
+        "d finished",
+    ]
+    assert steps.ran() == ["a", "b", "c", "d"]
+
+
+@pytest.mark.usefixtures("all_quick")
+def test_what_follows_is_reused_if_its_result_turns_out_to_be_there(steps: Steps) -> None:
+    def chain(rate: int) -> list[Step]:
+        first, *rest = steps.chain("nothing", "write", "write")
+        return [replace(first, params={"rate": rate}), *rest]
+
+    steps.run(chain(1))
+    heard = steps.run(chain(2)).heard
+    assert heard[-3:] == ["a finished", "b reused", "c reused"]
+    assert steps.ran() == ["b", "c"]
