@@ -11,7 +11,7 @@ from workloads.evaluation.efficiency import (
 from workloads.evaluation.errors import EvaluationError
 from workloads.evaluation.metrics import Accuracy, Prediction, Scores, matches, score
 from workloads.evaluation.prefill import PrefillCost, prefill_cost
-from workloads.evaluation.timing import Comparison, prefill, side_by_side, training_step
+from workloads.evaluation.timing import Comparison, Run, prefill, side_by_side, training_step
 
 __all__ = [
     "Accuracy",
@@ -20,6 +20,7 @@ __all__ = [
     "EvaluationError",
     "Prediction",
     "PrefillCost",
+    "Run",
     "Scores",
     "answer_questions",
     "decoder_flops",

@@ -55,8 +55,8 @@ class MoDDecoder(nn.Module):
             **kwargs: The dense decoder's keyword arguments.
 
         Raises:
-            ValueError: If ``token_kinds`` is missing or does not fit, or the cache cannot hold
-                what the layers compute.
+            ValueError: If ``token_kinds`` is missing or does not fit, the cache cannot hold
+                what the layers compute, or router scores are not finite.
         """
         call = by_name(self.dense_class.forward, args) | kwargs
         tokens = call.get("inputs_embeds")
@@ -65,7 +65,7 @@ class MoDDecoder(nn.Module):
             raise ValueError("token_kinds is required: call the whole model, or pass it")
         kinds = check_kinds(token_kinds, (tokens.shape[0], tokens.shape[1]))
         past = self._cache(call)
-        call["routing_pass"] = self._routing_pass(
+        routing = self._routing_pass(
             kinds,
             tokens.device,
             past_length=0 if past is None else int(past.get_seq_length()),
@@ -73,7 +73,9 @@ class MoDDecoder(nn.Module):
             losses=router_losses,
             record=routing_record,
         )
-        return super().forward(**call)
+        output = super().forward(**call, routing_pass=routing)
+        routing.check_scores()
+        return output
 
     def _cache(self, call: dict[str, Any]) -> Foreign:
         if call.get("use_cache") is None:

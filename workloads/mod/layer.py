@@ -13,7 +13,7 @@ from workloads.mod.cache import MoDCacheLayer
 from workloads.mod.foreign import Foreign
 from workloads.mod.masks import additive, gathered_mask, seen_mask
 from workloads.mod.packing import Packing, gathered, pack, unpack
-from workloads.mod.routing import Selection, gather_rows, gather_tokens
+from workloads.mod.routing import Selection, gather_tokens
 from workloads.mod.routing_pass import RoutingPass
 
 
@@ -117,14 +117,14 @@ class MoDLayer(nn.Module):
             assert cache is not None
             cache.skip(hidden_states.shape[1])
             return self.mod_slot.anatomy.wrapped(hidden_states)
-        self._gather_arguments(call, columns)
+        packing = Packing.of(selection, routing.row_starts)
+        self._gather_arguments(call, packing, routing)
         if cache is None or cache.is_empty:
             call["attention_mask"] = _prompt_mask(call, selection, hidden_states, routing)
         if cache is not None:
             self._use_cache(cache, selection, call, hidden_states, routing)
         elif routing.config.positions == "compact":
             _compact_positions(call, columns, 0, hidden_states, routing)
-        packing = Packing.of(selection, hidden_states.shape[1])
         packed, carried = pack(hidden_states, packing)
         known = None if normed is None else gathered(normed, packing)
         with self._branch_times(weight.gather(1, columns)), self._norm_gives(known):
@@ -132,18 +132,18 @@ class MoDLayer(nn.Module):
         scale = routing.carry_scale(weight)
         return map_first(output, lambda computed: unpack(carried, computed, packing, scale))
 
-    def _gather_arguments(self, call: dict[str, Any], columns: Tensor) -> None:
+    def _gather_arguments(
+        self, call: dict[str, Any], packing: Packing, routing: RoutingPass
+    ) -> None:
         """Leave what belongs to skipped tokens out of the arguments."""
         tables = call["position_embeddings"]
-        if isinstance(tables, Tensor):
-            call["position_embeddings"] = gather_rows(tables, columns)
-        elif tables is not None:
-            call["position_embeddings"] = tuple(gather_rows(table, columns) for table in tables)
+        if tables is not None:
+            call["position_embeddings"] = routing.position_tables(tables).at(packing)
         # transformers would take the gaps between kept positions for packed sequences.
         call["position_ids"] = None
         for name in self.mod_slot.anatomy.per_token:
             if call.get(name) is not None:
-                call[name] = gather_tokens(call[name], columns)
+                call[name] = gather_tokens(call[name], packing.columns)
 
     def _use_cache(
         self,
@@ -154,17 +154,15 @@ class MoDLayer(nn.Module):
         routing: RoutingPass,
     ) -> None:
         """Announce the selection to the cache and set what depends on the keys stored before."""
-        is_first, columns = cache.is_empty, selection.columns
+        is_first, columns = cache.is_empty, routing.in_whole_sequence(selection)
         is_compact = routing.config.positions == "compact"
         stored = cache.stored_lengths() if is_compact else 0
-        if routing.past_length > 0:
-            columns = columns + routing.past_length
         cache.extend(columns, selection.valid, hidden_states.shape[1])
         if is_compact:
             _compact_positions(call, columns, stored, hidden_states, routing)
         if not is_first:
             call["attention_mask"] = _cached_mask(
-                call, selection.columns, columns, cache, hidden_states, routing
+                call, selection, columns, cache, hidden_states, routing
             )
 
     @contextmanager
@@ -223,7 +221,7 @@ def _prompt_mask(
 
 def _cached_mask(
     call: Mapping[str, Any],
-    rows: Tensor,
+    selection: Selection,
     columns: Tensor,
     cache: MoDCacheLayer,
     hidden_states: Tensor,
@@ -232,12 +230,14 @@ def _cached_mask(
     given = call.get("attention_mask")
     if given is not None and not routing.is_plain_causal:
         mask = routing.tensor_mask(given, hidden_states.dtype)
-        return gathered_mask(mask, rows, cache.columns, cache.valid)
-    if columns.shape[1] == 1 and cache.valid is None:
-        return None
-    if "flash" in routing.attention:
+        return gathered_mask(mask, selection.columns, cache.columns, cache.valid)
+    is_single = columns.shape[1] == 1 and selection.valid is None
+    if "flash" in routing.attention or (is_single and cache.valid is None):
         return cache.valid
-    seen = seen_mask(columns, cache.columns, cache.valid)
+    if is_single and cache.valid is not None:
+        seen = cache.valid[:, None, None, :]
+    else:
+        seen = seen_mask(columns, cache.columns, cache.valid)
     return additive(seen, hidden_states.dtype) if routing.adds_masks else seen
 
 

@@ -53,8 +53,8 @@ def gathered_mask(
     hidden = ~valid[:, None, None, :]
     if mask.dtype == torch.bool:
         return _see_oneself(mask & ~hidden)
-    own = torch.zeros(queries, keys, dtype=torch.bool, device=mask.device)
-    own[torch.arange(queries), torch.arange(keys - queries, keys)] = True
+    own = torch.ones(queries, keys, dtype=torch.bool, device=mask.device)
+    own = own.triu(keys - queries).tril(keys - queries)
     return mask.masked_fill(hidden, torch.finfo(mask.dtype).min).masked_fill(own, 0.0)
 
 
@@ -75,6 +75,5 @@ def _see_oneself(seen: Tensor) -> Tensor:
     # A filling slot would otherwise see nothing, and softmax over nothing is NaN, which
     # reaches the gradients even though the slot's output is thrown away.
     queries, keys = seen.shape[-2:]
-    position = torch.arange(queries, device=seen.device)
-    seen[..., position, position + keys - queries] = True
+    seen.diagonal(keys - queries, -2, -1).fill_(True)
     return seen

@@ -5,6 +5,7 @@ layer. Their gradients are known: what the layer computed gets its gradient thro
 everything else through the residual, and no position gets both.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,24 +22,64 @@ class Packing:
     """Where the tokens of a selection lie in flat views of batch and sequence.
 
     Args:
+        columns: int64 ``(batch, packed)`` into the sequence.
         rows: int64 ``(batch * packed,)`` into ``(batch * seq, hidden)``, fillers included.
         kept: ``rows`` without the fillers.
         slots: Where ``kept`` lies within ``rows``; None if there are no fillers.
     """
 
+    columns: Tensor
     rows: Tensor
     kept: Tensor
     slots: Tensor | None
 
     @classmethod
-    def of(cls, selection: Selection, seq_len: int) -> "Packing":
-        """Flatten a selection over a sequence of ``seq_len``."""
-        columns = selection.columns
-        if columns.shape[0] > 1:
-            batch = torch.arange(columns.shape[0], device=columns.device)
-            columns = columns + batch.unsqueeze(1) * seq_len
-        rows, slots = columns.reshape(-1), selection.slots
-        return cls(rows, rows if slots is None else rows.index_select(0, slots), slots)
+    def of(cls, selection: Selection, row_starts: Tensor | None) -> "Packing":
+        """Flatten a selection.
+
+        Args:
+            selection: What a layer computes.
+            row_starts: int64 ``(batch, 1)``: where each sequence begins in the flat view; None for
+                a batch of one.
+        """
+        columns, slots = selection.columns, selection.slots
+        flat = columns if row_starts is None else columns + row_starts
+        rows = flat.reshape(-1)
+        return cls(columns, rows, rows if slots is None else rows.index_select(0, slots), slots)
+
+
+class PositionTables:
+    """Position embeddings of one forward, such as cosines and sines, for the tokens of any layer.
+
+    Tables of one shape are joined, so that a layer gathers once.
+
+    Args:
+        tables: One tensor or several, each ``(..., batch or 1, seq, width)``.
+    """
+
+    def __init__(self, tables: Tensor | Sequence[Tensor]) -> None:
+        self._is_single = isinstance(tables, Tensor)
+        given = [tables] if isinstance(tables, Tensor) else list(tables)
+        alike = {(table.shape, table.dtype) for table in given}
+        self._joined = len(given) if len(alike) == 1 else 1
+        self._tables = [torch.cat(given, -1)] if self._joined > 1 else given
+
+    def at(self, packing: Packing) -> Tensor | tuple[Tensor, ...]:
+        """The same, ``(..., batch, packed, width)`` each."""
+        taken = [_table_rows(table, packing) for table in self._tables]
+        parts = taken[0].chunk(self._joined, -1) if self._joined > 1 else tuple(taken)
+        return parts[0] if self._is_single else tuple(parts)
+
+
+def _table_rows(table: Tensor, packing: Packing) -> Tensor:
+    batch, packed = packing.columns.shape
+    seq_len, width = table.shape[-2:]
+    if table.dim() > 3:
+        leading = table.shape[:-3]
+        index = packing.columns.unsqueeze(-1).expand(*leading, batch, packed, width)
+        return table.expand(*leading, batch, seq_len, width).gather(-2, index)
+    rows = packing.rows if table.shape[0] == batch else packing.columns.reshape(-1)
+    return table.reshape(-1, width).index_select(0, rows).view(batch, packed, width)
 
 
 def pack(hidden_states: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
@@ -48,6 +89,8 @@ def pack(hidden_states: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
         The packed tokens, and ``hidden_states`` again: only :func:`unpack` may use it, because
         its gradient at the kept positions is overwritten.
     """
+    if not torch.is_grad_enabled():
+        return gathered(hidden_states, packing), hidden_states
     packed, carried = _Pack.apply(hidden_states, packing.rows, packing.kept, packing.slots)
     return packed, carried
 
@@ -72,8 +115,23 @@ def unpack(
     Returns:
         ``(batch, seq, hidden)``, a new tensor.
     """
+    if not torch.is_grad_enabled():
+        return _overwritten(carried, computed, scale, packing.kept, packing.slots)
     output: Tensor = _Unpack.apply(carried, computed, scale, packing.kept, packing.slots)
     return output
+
+
+def _overwritten(
+    carried: Tensor, computed: Tensor, scale: Tensor | None, kept: Tensor, slots: Tensor | None
+) -> Tensor:
+    hidden = carried.shape[-1]
+    values = computed.reshape(-1, hidden)
+    if slots is not None:
+        values = values.index_select(0, slots)
+    if scale is not None:
+        carried = carried * scale.unsqueeze(-1).to(carried.dtype)
+    flat = carried.reshape(-1, hidden)
+    return flat.index_copy(0, kept, values.to(flat.dtype)).view(carried.shape)
 
 
 class _Pack(torch.autograd.Function):
@@ -111,16 +169,7 @@ class _Unpack(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(None if scale is None else carried, scale, kept, slots)
         ctx.computed_shape = computed.shape
-        hidden = carried.shape[-1]
-        if scale is None:
-            output = carried.clone(memory_format=torch.contiguous_format)
-        else:
-            output = carried * scale.unsqueeze(-1).to(carried.dtype)
-        values = computed.reshape(-1, hidden)
-        if slots is not None:
-            values = values.index_select(0, slots)
-        output.view(-1, hidden).index_copy_(0, kept, values.to(output.dtype))
-        return output
+        return _overwritten(carried, computed, scale, kept, slots)
 
     @staticmethod
     @once_differentiable

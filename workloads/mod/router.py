@@ -59,12 +59,13 @@ class TokenRouter(nn.Module):
         Returns:
             float32 ``(batch, seq)``.
         """
-        weight: Tensor = self.weight
-        bias: Tensor | None = self.bias
-        if weight.shape[0] == 2:
-            weight = weight[1:] - weight[:1]
-            bias = None if bias is None else bias[1:] - bias[:1]
-        return F.linear(features.to(weight.dtype), weight, bias).squeeze(-1).float()
+        weight, bias = self.weight, self.bias
+        is_binary = weight.shape[0] == 2
+        direction = weight[1] - weight[0] if is_binary else weight[0]
+        logits = features.to(direction.dtype) @ direction
+        if bias is not None:
+            logits = logits + (bias[1] - bias[0] if is_binary else bias[0])
+        return logits.float()
 
 
 def branch_weight(logits: Tensor, config: MoDConfig) -> Tensor:

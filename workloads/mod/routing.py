@@ -81,6 +81,8 @@ def slots_of(
         return None, None
     valid = torch.arange(packed) < torch.tensor(counts).unsqueeze(1)
     slots = valid.view(-1).nonzero().squeeze(1)
+    if device.type == "cuda":
+        valid, slots = valid.pin_memory(), slots.pin_memory()
     return valid.to(device, non_blocking=True), slots.to(device, non_blocking=True)
 
 
@@ -168,24 +170,3 @@ def gather_tokens(values: Tensor, columns: Tensor) -> Tensor:
     index = columns.view(*columns.shape, *[1] * (values.dim() - 2))
     index = index.expand(*columns.shape, *values.shape[2:])
     return values.expand(columns.shape[0], *values.shape[1:]).gather(1, index)
-
-
-def gather_rows(values: Tensor, columns: Tensor) -> Tensor:
-    """Take ``columns`` out of the sequence dimension, the second to last.
-
-    Args:
-        values: ``(..., batch or 1, seq, width)``, such as rotary tables.
-        columns: int64 ``(batch, packed)``.
-
-    Returns:
-        ``(..., batch, packed, width)``.
-    """
-    batch, packed = columns.shape
-    seq_len, width = values.shape[-2:]
-    if values.dim() > 3:
-        index = columns.unsqueeze(-1).expand(*values.shape[:-3], batch, packed, width)
-        return values.expand(*values.shape[:-3], batch, seq_len, width).gather(-2, index)
-    rows = columns
-    if values.shape[0] == batch and batch > 1:
-        rows = columns + torch.arange(batch, device=columns.device).unsqueeze(1) * seq_len
-    return values.reshape(-1, width).index_select(0, rows.reshape(-1)).view(batch, packed, width)

@@ -11,6 +11,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from workloads.kinds import TokenKind
 from workloads.mod.config import MoDConfig
 from workloads.mod.masks import additive, causal_mask, evaluated
+from workloads.mod.packing import PositionTables
 from workloads.mod.record import RoutingRecord, count_bins
 from workloads.mod.router import branch_weight, router_loss, selection_score
 from workloads.mod.routing import (
@@ -46,6 +47,7 @@ class RoutingPass:
         record: Where to count what was skipped.
         recorded: Layers that ``record`` has counted already: gradient checkpointing runs a
             layer twice.
+        scores: Of each converted layer that has chosen, float32 ``(batch, seq)``.
     """
 
     config: MoDConfig
@@ -62,14 +64,19 @@ class RoutingPass:
     losses: dict[int, Tensor] | None
     record: RoutingRecord | None
     recorded: set[int] = field(default_factory=set)
+    scores: dict[int, Tensor] = field(default_factory=dict)
     real: Tensor = field(init=False)
     routable: Tensor = field(init=False)
     _rank_bias: Tensor = field(init=False)
+    _one: Tensor = field(init=False)
     _token_weight: Tensor | None = field(init=False, default=None)
     _everything: Selection | None = field(init=False, default=None)
     _bins: Tensor | None = field(init=False, default=None)
     _bin_totals: Tensor | None = field(init=False, default=None)
     _slots: dict[float, _Slots] = field(init=False, default_factory=dict)
+    _generated: Tensor | None = field(init=False, default=None)
+    _row_starts: Tensor | None = field(init=False, default=None)
+    _tables: dict[int, tuple[object, PositionTables]] = field(init=False, default_factory=dict)
     _causal: dict[int, Tensor] = field(init=False, default_factory=dict)
     _evaluated: dict[BlockMask, Tensor] = field(init=False, default_factory=dict)
 
@@ -78,6 +85,7 @@ class RoutingPass:
         self.routable = kind_mask(self.kinds, self.routable_kinds)
         infinite = torch.full((), torch.inf, device=self.kinds.device)
         self._rank_bias = torch.where(self.real, infinite, -infinite)
+        self._one = torch.ones((), device=self.kinds.device)
 
     @property
     def needs_router(self) -> bool:
@@ -106,6 +114,32 @@ class RoutingPass:
             self._everything = Selection(columns.expand_as(self.kinds), valid)
         return self._everything
 
+    def in_whole_sequence(self, selection: Selection) -> Tensor:
+        """Columns of a selection, int64 ``(batch, packed)``, counted from the first token ever."""
+        if self.past_length == 0:
+            return selection.columns
+        if selection is not self._everything:
+            return selection.columns + self.past_length
+        if self._generated is None:
+            self._generated = selection.columns + self.past_length
+        return self._generated
+
+    @property
+    def row_starts(self) -> Tensor | None:
+        """Where each sequence begins in the flat batch, ``(batch, 1)``; None for a batch of one."""
+        batch, seq_len = self.kinds.shape
+        if self._row_starts is None and batch > 1:
+            starts = torch.arange(0, batch * seq_len, seq_len, device=self.kinds.device)
+            self._row_starts = starts.unsqueeze(1)
+        return self._row_starts
+
+    def position_tables(self, given: Tensor | Sequence[Tensor]) -> PositionTables:
+        """Position embeddings ready to be gathered from, made once per forward."""
+        if id(given) not in self._tables:
+            # The tables are kept so that no others get their id.
+            self._tables[id(given)] = (given, PositionTables(given))
+        return self._tables[id(given)][1]
+
     def to(self, device: torch.device) -> "RoutingPass":
         """The same on another device, for models spread over several."""
         return self if self.kinds.device == device else replace(self, kinds=self.kinds.to(device))
@@ -113,7 +147,9 @@ class RoutingPass:
     def weights(self, logits: Tensor) -> Tensor:
         """Weight of each token's branch, float32 ``(batch, seq)``; 1 where it is not weighted."""
         weight = branch_weight(logits, self.config)
-        return weight if self.config.weigh_protected else torch.where(self.routable, weight, 1.0)
+        if self.config.weigh_protected:
+            return weight
+        return torch.where(self.routable, weight, self._one)
 
     def carry_scale(self, weight: Tensor) -> Tensor | None:
         """What skipped tokens are multiplied by, ``(batch, seq)``; None for nothing (STRing)."""
@@ -125,11 +161,28 @@ class RoutingPass:
         """Tokens that the ``slot``-th converted layer computes, or None for all of them."""
         if sum(self.routable_counts) == 0:  # so it is for every generated token
             return None
-        scores = selection_score(logits, self.config)
-        self._check_finite(scores, slot)
+        self.scores[slot] = logits = logits.detach()
         if self.is_training or self.config.inference == "topk":
-            return self._best(scores, self.config.capacities[slot])
-        return self._above(scores, slot)
+            return self._best(logits, self.config.capacities[slot])
+        return self._above(selection_score(logits, self.config), slot)
+
+    def check_scores(self) -> None:
+        """Look at all layers' scores behind the forward: it waits for the device once.
+
+        Raises:
+            ValueError: If some were NaN, which sorts above everything, or infinite: a broken
+                router would go on in silence.
+        """
+        if not self.scores:
+            return
+        scores = torch.stack([scores.to(self.kinds.device) for scores in self.scores.values()])
+        flags = scores.isfinite().flatten(1).all(1).tolist()
+        for slot, is_finite in zip(self.scores, flags, strict=True):
+            if not is_finite:
+                raise ValueError(
+                    f"router scores of layer {self.config.layers[slot]} are NaN or infinite: look "
+                    "at the weights of mod_router and the hidden states before it"
+                )
 
     def observe(self, slot: int, logits: Tensor | None, selection: Selection | None) -> None:
         """Note one layer's router loss and what it skipped; a repeated call changes no count."""
@@ -167,23 +220,14 @@ class RoutingPass:
             self._causal[length] = causal_mask(length, like.dtype, like.device)
         return self._causal[length].expand(like.shape[0], -1, -1, -1)
 
-    def _check_finite(self, scores: Tensor, slot: int) -> None:
-        """NaN sorts above everything, so a broken router would go on in silence."""
-        if scores.device.type != "cpu":
-            torch._assert_async(scores.isfinite().all())  # no wait for the device
-        elif not scores.isfinite().all():
-            raise ValueError(
-                f"router scores of layer {self.config.layers[slot]} are NaN or infinite: look at "
-                "the weights of mod_router and the hidden states before it"
-            )
-
-    def _best(self, scores: Tensor, capacity: float) -> Selection | None:
+    def _best(self, logits: Tensor, capacity: float) -> Selection | None:
         if capacity not in self._slots:
-            self._slots[capacity] = self._slots_for(capacity, scores.device)
+            self._slots[capacity] = self._slots_for(capacity, logits.device)
         packed, valid, slots = self._slots[capacity]
         if packed == 0:
             return None
-        ranked = torch.where(self.routable, scores, self._rank_bias)
+        # A saturated score makes ties that its logit does not (semantics.md, defect 13).
+        ranked = torch.where(self.routable, logits, self._rank_bias)
         return select_top(ranked, packed, valid, slots)
 
     def _slots_for(self, capacity: float, device: torch.device) -> _Slots:

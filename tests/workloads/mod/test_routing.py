@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from workloads.mod.routing import (
-    gather_rows,
     routed_count,
     select_above,
     select_top,
@@ -87,13 +86,3 @@ def test_a_mask_packs_to_its_largest_row():
     assert torch.equal(selection.routed_mask(3), kept)
     assert selection_of(torch.ones(2, 3, dtype=torch.bool), [3, 3]) is None
     assert selection_of(torch.zeros(2, 1, dtype=torch.bool), [1, 1]).columns.shape == (2, 0)
-
-
-@pytest.mark.parametrize("leading", [(1,), (2,), (3, 2)])
-def test_gathers_tables_with_and_without_a_batch(leading):
-    table = torch.randn(*leading, 5, 4)
-    columns = torch.tensor([[0, 2, 4], [1, 2, 3]])
-    gathered = gather_rows(table, columns)
-    whole = table.expand(*leading[:-1], 2, 5, 4)
-    for row in range(2):
-        assert torch.equal(gathered[..., row, :, :], whole[..., row, columns[row], :])
