@@ -1,24 +1,27 @@
 """What the durable run costs per step, beside Ray Workflows as it last was.
 
-    python benchmarks/durable.py --out docs/results/durable.md
-    python benchmarks/durable.py --workflow-python /path/with/ray-2.47.1/bin/python
+    python benchmarks/durable.py --workflow-python RAY_2_47_1/bin/python --out PAGE
+    python benchmarks/durable.py --rows chain fan --chain 20 --fan 50
 
-Trivial steps (one file of a few bytes) on a local store with fsync. ``ray`` steps are Ray tasks
-on two CPUs, ``process`` steps run in the driver, which shows what the store alone costs. Each
-figure is the median of ``--repeats`` runs on a fresh store after one warm-up.
+Trivial steps (one file of a few bytes) on a local store with fsync. What is compared takes turns:
+two rounds to warm up, then as many as ``--repeats`` says, of which the medians are shown. Each run
+has a fresh store. Memory is the peak of a process of its own.
 """
 
 import argparse
 import json
+import logging
 import os
 import platform
-import shutil
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.durable import InProcessExecutor, Runner, Step, StepContext, open_store
@@ -27,37 +30,23 @@ from orchestrator.ray_connection import on_ray
 
 HERE = "benchmarks.durable"
 ROOT = Path(__file__).parents[1]
-GIGABYTE = 10**9
-WORKFLOW = """
-import json, sys, tempfile, time
-import ray
-from ray import workflow
-ray.init(num_cpus=2, storage=tempfile.mkdtemp(dir=sys.argv[1]), include_dashboard=False,
-         log_to_driver=False, logging_level="ERROR")
-@ray.remote
-def one(before=None):
-    return 1
-@ray.remote
-def many(*parts):
-    return len(parts)
-def seconds(node, name):
-    start = time.perf_counter()
-    workflow.run(node, workflow_id=name)
-    return time.perf_counter() - start
-def chain(count):
-    node = one.bind()
-    for _ in range(count - 1):
-        node = one.bind(node)
-    return node
-seconds(chain(5), "warm")
-n = int(sys.argv[2])
-fan = int(sys.argv[3])
-chains = [seconds(chain(n), f"chain{i}") * 1000 / n for i in range(3)]
-fans = [seconds(many.bind(*[one.bind() for _ in range(fan)]), f"fan{i}") * 1000 / fan
-        for i in range(1)]
-start = time.perf_counter(); workflow.resume("chain0"); again = time.perf_counter() - start
-print(json.dumps({"chain": sorted(chains)[1], "fan": fans[0], "resume": again * 1000}))
-"""
+WARM_UPS = 2
+PIECE = 1 << 24
+ROWS = ("chain", "fan", "resume", "memory", "artifact")
+Sides = Mapping[str, Callable[[], float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    figure: str
+    asked: str
+    measured: str
+    beside: str = ""
+
+    def __str__(self) -> str:
+        return f"| {self.figure} | {self.asked} | {self.measured} | {self.beside} |"
 
 
 def write(context: StepContext) -> None:
@@ -67,12 +56,17 @@ def write(context: StepContext) -> None:
 
 def write_much(context: StepContext) -> None:
     """An artifact of ``bytes``."""
-    piece = os.urandom(1 << 24)
-    left = context.params["bytes"]
-    assert isinstance(left, int)
+    size = context.params["bytes"]
+    assert isinstance(size, int)
     with (context.output / "data").open("wb") as file:
-        while left > 0:
-            left -= file.write(piece[: min(left, len(piece))])
+        fill(file.write, size)
+
+
+def fill(put: Callable[[bytes], object], size: int) -> None:
+    """Write random bytes, the same ones again and again."""
+    piece = os.urandom(PIECE)
+    for start in range(0, size, PIECE):
+        put(piece[: min(PIECE, size - start)])
 
 
 def chain(count: int) -> list[Step]:
@@ -96,6 +90,9 @@ def fan(count: int) -> list[Step]:
     ]
 
 
+SHAPES = {"chain": chain, "fan": fan}
+
+
 def run(store: str, steps: Sequence[Step], executor: StartExecutor) -> float:
     """Seconds of one run."""
     start = time.perf_counter()
@@ -103,151 +100,275 @@ def run(store: str, steps: Sequence[Step], executor: StartExecutor) -> float:
     return time.perf_counter() - start
 
 
-def fresh(folder: Path, work: Callable[[str], float], repeats: int) -> float:
-    """Median of ``work`` on stores of its own, after a warm-up."""
-    times = []
-    for _ in range(repeats + 1):
-        store = tempfile.mkdtemp(dir=folder)
-        times.append(work(store))
-        shutil.rmtree(store)
-    return statistics.median(times[1:])
+def run_freshly(folder: Path, steps: Sequence[Step], executor: StartExecutor) -> float:
+    """Seconds of one run in a store of its own."""
+    with tempfile.TemporaryDirectory(dir=folder) as store:
+        return run(store, steps, executor)
 
 
-def resume(folder: Path, count: int) -> tuple[float, float]:
-    """Seconds in which a run of ``count`` committed steps is found finished, chain and fan."""
-    found = []
-    for steps in (chain(count), fan(count)):
-        store = tempfile.mkdtemp(dir=folder)
-        run(store, steps, InProcessExecutor)
-        found.append(statistics.median(run(store, steps, InProcessExecutor) for _ in range(3)))
-        shutil.rmtree(store)
-    return found[0], found[1]
+def resume(store: str, shape: str, count: str) -> float:
+    """Seconds of a run of steps that are all committed: the median of this process."""
+    steps = SHAPES[shape](int(count))
+    times = [run(store, steps, InProcessExecutor) for _ in range(WARM_UPS + 3)]
+    return statistics.median(times[WARM_UPS:])
 
 
-def memory(folder: Path, count: int) -> float:
-    """Peak resident megabytes of a driver in a process of its own."""
+def memory(store: str, count: str, on: str) -> float:
+    """Peak resident megabytes of this process after a run."""
+    run(store, fan(int(count)), on_ray(start_ray) if on == "ray" else InProcessExecutor)
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1000
+
+
+def alone(function: str, *arguments: object) -> float:
+    """What a function of this file returns in a process of its own."""
     code = (
-        "import resource, sys; from benchmarks.durable import *;"
-        "run(sys.argv[1], fan(int(sys.argv[2])), InProcessExecutor);"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)"
+        "import json, sys; from benchmarks import durable;"
+        "print(json.dumps(getattr(durable, sys.argv[1])(*sys.argv[2:])))"
     )
-    store = tempfile.mkdtemp(dir=folder)
-    command = [sys.executable, "-c", code, store, str(count)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    shutil.rmtree(store)
-    return float(done.stdout)
+    command = [sys.executable, "-c", code, function, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return float(json.loads(done.stdout.splitlines()[-1]))
 
 
-def artifact(folder: Path, size: int, repeats: int) -> tuple[float, float]:
-    """Bytes per second: a step that writes ``size`` bytes and commits; writing them with fsync."""
-    ours, disk = [], []
-    step = Step(name="big", function=f"{HERE}:write_much", params={"bytes": size})
-    for _ in range(repeats):
-        store = tempfile.mkdtemp(dir=folder)
-        ours.append(size / run(store, [step], InProcessExecutor))
-        shutil.rmtree(store)
-        plain = Path(tempfile.mkdtemp(dir=folder))
+def write_plainly(folder: Path, size: int) -> float:
+    """Seconds to write a file and wait for the disk."""
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
         start = time.perf_counter()
-        piece, left = os.urandom(1 << 24), size
-        with (plain / "data").open("wb") as file:
-            while left > 0:
-                left -= file.write(piece[: min(left, len(piece))])
-            file.flush()
-            os.fsync(file.fileno())
-        disk.append(size / (time.perf_counter() - start))
-        shutil.rmtree(plain)
-    return statistics.median(ours), statistics.median(disk)
+        fill(file.write, size)
+        file.flush()
+        os.fsync(file.fileno())
+        return time.perf_counter() - start
 
 
-def sync_time(folder: Path) -> float:
-    """Median milliseconds of one small file with fsync: the unit of everything above."""
-    times = []
-    for number in range(50):
-        start = time.perf_counter()
-        with (folder / f"sync{number}").open("wb") as file:
-            file.write(b"x" * 600)
-            file.flush()
-            os.fsync(file.fileno())
-        times.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times)
+def in_turns(sides: Sides, repeats: int) -> dict[str, list[float]]:
+    """Seconds of each side, round by round, without the warm-ups."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(WARM_UPS + repeats):
+        for name, side in sides.items():
+            times[name].append(side())
+    return {name: found[WARM_UPS:] for name, found in times.items()}
 
 
-def measure(args: argparse.Namespace, folder: Path) -> list[tuple[str, str, str]]:
-    """Rows of figure, asked for, measured."""
-    rows: list[tuple[str, str, str]] = []
+class Workflow:
+    """``ray.workflow`` in a Python that still has it."""
 
-    def add(figure: str, asked: str, measured: str) -> None:
-        rows.append((figure, asked, measured))
-        sys.stdout.write(f"{figure} | {asked} | {measured}\n")
-        sys.stdout.flush()
+    def __init__(self, python: str, folder: Path) -> None:
+        self._process = subprocess.Popen(
+            [python, str(ROOT / "benchmarks" / "ray_workflow.py"), str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
 
-    add("one file with fsync, at the start", "", f"{sync_time(folder):.2f} ms")
-    executors: dict[str, StartExecutor] = {"process": InProcessExecutor}
-    if not args.without_ray:
-        executors["ray"] = on_ray(_start_ray)
-    for name, executor in executors.items():
-        for shape, steps, limit in (("chain", chain(args.chain), 6), ("fan", fan(args.fan), 3)):
-            seconds = fresh(folder, lambda s, t=steps, e=executor: run(s, t, e), args.repeats)  # type: ignore[misc]
-            asked = f"<= {limit} ms" if name == "ray" else ""
-            add(f"{shape} of {len(steps)}, {name}", asked, f"{1000 * seconds / len(steps):.2f} ms")
-    in_chain, in_fan = resume(folder, args.resume)
-    add(f"resume of {args.resume}, chain / fan", "<= 2 s", f"{in_chain:.2f} s / {in_fan:.2f} s")
-    few, many = memory(folder, 100), memory(folder, args.resume)
-    add(f"driver memory, 100 / {args.resume} steps", "flat", f"{few:.0f} MB / {many:.0f} MB")
-    ours, disk = artifact(folder, args.bytes, args.repeats)
-    add(
-        f"artifact of {args.bytes / GIGABYTE:g} GB",
-        ">= 80 % of the disk",
-        f"{ours / 1e6:.0f} MB/s, disk {disk / 1e6:.0f} MB/s: {100 * ours / disk:.0f} %",
-    )
-    if args.workflow_python:
-        command = [args.workflow_python, "-c", WORKFLOW, str(folder), str(args.chain), str(100)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        theirs = json.loads(done.stdout.splitlines()[-1])
-        for figure, unit in (("chain", "ms per step"), ("fan", "ms per step"), ("resume", "ms")):
-            add(f"ray.workflow 2.47.1, {figure} of 100", "", f"{theirs[figure]:.1f} {unit}")
-    add("one file with fsync, at the end", "", f"{sync_time(folder):.2f} ms")
-    return rows
+    def seconds(self, shape: str, count: int) -> float:
+        """Of one run."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(f"{shape} {count}\n")
+            self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith("seconds "):
+                return float(line.split()[1])
+        raise RuntimeError("ray.workflow ended: run benchmarks/ray_workflow.py to see why")
+
+    def close(self) -> None:
+        """End it and its Ray."""
+        self._process.communicate()
 
 
-def _start_ray() -> None:
+class Bench:
+    """Measures the rows that are asked for."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path) -> None:
+        self._args, self._folder = args, folder
+        self._ray = on_ray(start_ray)
+        python = args.workflow_python
+        self._workflow = Workflow(python, folder) if python else None
+
+    def rows(self) -> list[Row]:
+        """Measure, and show each row when it is there."""
+        found = [self._sync("start")]
+        for name in ROWS:
+            if name in self._args.rows:
+                new: list[Row] = getattr(self, name)()
+                sys.stdout.write("".join(f"{row}\n" for row in new))
+                sys.stdout.flush()
+                found += new
+        return [*found, self._sync("end")]
+
+    def close(self) -> None:
+        """End what was started."""
+        if self._workflow is not None:
+            self._workflow.close()
+
+    def chain(self) -> list[Row]:
+        """Steps one after another."""
+        return [self._per_step("chain", self._args.chain, 6.0)]
+
+    def fan(self) -> list[Row]:
+        """Steps beside each other."""
+        return [self._per_step("fan", self._args.fan, 3.0)]
+
+    def resume(self) -> list[Row]:
+        """A finished run once more."""
+        rows = []
+        for shape, steps in SHAPES.items():
+            with tempfile.TemporaryDirectory(dir=self._folder) as store:
+                run(store, steps(self._args.resume), InProcessExecutor)
+                seconds = alone("resume", store, shape, self._args.resume)
+            figure = f"resume of a finished {shape} of {self._args.resume}"
+            rows.append(Row(figure, "2 s", f"{seconds:.2f} s"))
+        if self._workflow is not None:
+            count, workflow = self._args.chain, self._workflow
+            rounds = range(WARM_UPS + self._args.repeats)
+            seconds = statistics.median(workflow.seconds("resume", count) for _ in rounds)
+            beside = f"`ray.workflow`: {1000 * seconds:.0f} ms"
+            rows.append(Row(f"resume of a finished chain of {count}", "", "", beside))
+        return rows
+
+    def memory(self) -> list[Row]:
+        """Of the driver."""
+        rows = []
+        for on in ("process", "ray"):
+            peaks = []
+            for count in (100, self._args.resume):
+                with tempfile.TemporaryDirectory(dir=self._folder) as store:
+                    peaks.append(alone("memory", store, count, on))
+            figure = f"driver's peak memory, 100 and {self._args.resume} steps, {PLACES[on]}"
+            each = 1e6 * (peaks[1] - peaks[0]) / (self._args.resume - 100)
+            measured = f"{peaks[0]:.0f} and {peaks[1]:.0f} MB: {each / 1000:.1f} kB per step"
+            rows.append(Row(figure, "flat", measured))
+        return rows
+
+    def artifact(self) -> list[Row]:
+        """One large result."""
+        size, folder = self._args.bytes, self._folder
+        step = Step(name="big", function=f"{HERE}:write_much", params={"bytes": size})
+        sides: Sides = {
+            "ours": lambda: run_freshly(folder, [step], InProcessExecutor),
+            "disk": lambda: write_plainly(folder, size),
+        }
+        times = in_turns(sides, self._args.repeats)
+        share = statistics.median(
+            disk / ours for ours, disk in zip(times["ours"], times["disk"], strict=True)
+        )
+        speeds = {name: size / 1e6 / statistics.median(found) for name, found in times.items()}
+        measured = f"{speeds['ours']:.0f} MB/s, {100 * share:.0f} % of the disk's speed"
+        beside = f"disk: {speeds['disk']:.0f} MB/s"
+        return [Row(f"artifact of {size / 1e9:g} GB", "80 %", measured, beside)]
+
+    def _per_step(self, shape: str, count: int, limit_ms: float) -> Row:
+        steps, folder = SHAPES[shape](count), self._folder
+        sides: dict[str, Callable[[], float]] = {
+            "ray": lambda: run_freshly(folder, steps, self._ray),
+            "process": lambda: run_freshly(folder, steps, InProcessExecutor),
+        }
+        workflow = self._workflow
+        if workflow is not None:
+            sides["workflow"] = lambda: workflow.seconds(shape, count)
+        times = in_turns(sides, self._args.repeats)
+        ms = {name: 1000 * statistics.median(found) / count for name, found in times.items()}
+        beside = f"without Ray: {ms['process']:.1f} ms"
+        if "workflow" in ms:
+            pairs = zip(times["workflow"], times["ray"], strict=True)
+            ratio = statistics.median(theirs / ours for theirs, ours in pairs)
+            beside += f"; `ray.workflow`: {ms['workflow']:.1f} ms, {ratio:.1f} times as long"
+        figure = f"{shape} of {count} on Ray, per step"
+        return Row(figure, f"{limit_ms:g} ms", f"{ms['ray']:.2f} ms", beside)
+
+    def _sync(self, when: str) -> Row:
+        """Of one small file with fsync: the unit of everything else."""
+        times = []
+        for number in range(50):
+            file = self._folder / f"sync-{when}-{number}"
+            start = time.perf_counter()
+            with file.open("wb") as opened:
+                opened.write(b"x" * 600)
+                opened.flush()
+                os.fsync(opened.fileno())
+            times.append(time.perf_counter() - start)
+        measured = f"{1000 * statistics.median(times):.2f} ms"
+        return Row(f"one small file with fsync, at the {when}", "", measured)
+
+
+PLACES = {"process": "steps in the driver", "ray": "steps on Ray"}
+
+
+def start_ray() -> None:
+    """A cluster of two CPUs for this process."""
     import ray
 
     if not ray.is_initialized():
         os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+
+
+def page(rows: Sequence[Row], load: Sequence[float]) -> str:
+    """The results as a page of the documentation."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    table = "\n".join(map(str, rows))
+    return f"""# The durable run: time per step
+
+```
+python benchmarks/durable.py --workflow-python RAY_2_47_1/bin/python --out docs/results/durable.md
+```
+
+{time.strftime("%Y-%m-%d")}, commit {commit}, {os.cpu_count()} CPU cores ({platform.machine()}),
+Python {platform.python_version()}, no GPU, load {load[0]:.1f} before and {load[1]:.1f} after.
+
+| figure | asked for, at most (speed: at least) | measured | beside it |
+|---|---|---|---|
+{table}
+
+Steps write one file of one byte to a store on the local disk, with fsync. What stands in one line
+took turns in one go: {WARM_UPS} rounds to warm up, then rounds whose median is shown; "times as
+long" is the median of the ratios of each round. `ray.workflow` is that of ray 2.47.1 in an
+environment of its own on a Ray of its own, with its own storage on the same disk. A resume is timed
+in a process of its own, after {WARM_UPS} rounds; peak memory is that of a process that did nothing
+else. The artifact is written by a step, hashed and committed; the disk's speed is that of the same
+bytes written to a file and synced.
+"""
 
 
 def main() -> None:
     """Measure, and write a page if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
     parser.add_argument("--chain", type=int, default=100)
     parser.add_argument("--fan", type=int, default=1000)
-    parser.add_argument("--resume", type=int, default=10_000)
-    parser.add_argument("--bytes", type=int, default=2 * GIGABYTE)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--without-ray", action="store_true")
-    parser.add_argument("--workflow-python", help="a Python with ray 2.47.1")
+    parser.add_argument("--resume", type=int, default=10_000, help="steps to resume, and of memory")
+    parser.add_argument("--bytes", type=int, default=2 * 10**9)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--workflow-python", help="a Python with ray 2.47.1 and pyarrow")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(dir=args.folder, prefix="gammaray-bench-") as folder:
-        rows = measure(args, Path(folder))
+        bench = Bench(args, Path(folder))
+        try:
+            rows = bench.rows()
+        finally:
+            bench.close()
+    text = page(rows, (before, os.getloadavg()[0]))
+    sys.stdout.write(text)
     if args.out:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-        ).stdout.strip()
-        table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-        args.out.write_text(
-            f"# The durable run: time per step\n\n`{' '.join(['python', *sys.argv])}` at commit "
-            f"{commit}, {time.strftime('%Y-%m-%d')}, {os.cpu_count()} CPU cores "
-            f"({platform.machine()}), Python {platform.python_version()}, load "
-            f"{os.getloadavg()[0]:.1f} when it ended.\n\n| figure | asked for | measured |\n"
-            f"|---|---|---|\n{table}\n"
-        )
+        args.out.write_text(text)
 
 
 if __name__ == "__main__":
-    from benchmarks.durable import main as imported_main
+    with suppress(KeyboardInterrupt):
+        from benchmarks.durable import main as imported_main
 
-    imported_main()
+        imported_main()
