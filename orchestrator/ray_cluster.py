@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import ray
 
-from orchestrator.durable.errors import DurableError
 from orchestrator.durable.executor import Capacity
+from orchestrator.store import DurableError
 
 PATIENCE_S = 30.0
 """Ray itself ends a process without a word when the head was silent for 60 s."""

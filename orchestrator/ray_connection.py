@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.durable.errors import DurableError
 from orchestrator.durable.executor import Executor, Send, StartExecutor
+from orchestrator.store import DurableError
 
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",

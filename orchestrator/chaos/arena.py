@@ -18,8 +18,8 @@ from orchestrator.chaos.processes import MARK, Driver, kill, marked
 from orchestrator.chaos.tracking_server import TrackingServer
 from orchestrator.chaos.verdict import Remains, leftovers, look
 from orchestrator.durable import open_store, read_status, run_identity
-from orchestrator.durable.ownership import last_epoch
 from orchestrator.durable.states import RunState
+from orchestrator.ownership.epochs import last_epoch
 from orchestrator.recipe_file import load_recipe
 
 _TICK_S = 0.2

@@ -4,9 +4,9 @@ import argparse
 
 from orchestrator.commands.output import add_json_flag
 from orchestrator.durable import Store, open_store
-from orchestrator.durable.ownership import newest_epoch
 from orchestrator.errors import PreflightError
 from orchestrator.launch import Launch, prepare, store_url
+from orchestrator.ownership.epochs import newest_epoch
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:

@@ -12,10 +12,10 @@ from rich.console import Console
 from orchestrator.commands.arguments import add_recipe, launch_of
 from orchestrator.commands.output import console_for, print_json
 from orchestrator.durable import JSON, Runner, RunResult, read_status
-from orchestrator.durable.ownership import announce, last_epoch
 from orchestrator.durable.record import Spec, write_spec
 from orchestrator.launch import Launch
 from orchestrator.observers import Observers
+from orchestrator.ownership.epochs import announce, last_epoch
 from orchestrator.pipeline import needed_for
 from orchestrator.progress import ProgressBars, ProgressLines
 from orchestrator.ray_connection import connect, on_ray

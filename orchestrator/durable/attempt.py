@@ -23,11 +23,11 @@ from orchestrator.artifacts.artifact import (
 from orchestrator.artifacts.key import JSON, StepKey
 from orchestrator.artifacts.manifest import Manifest, commit, generations
 from orchestrator.durable.context import StepContext
-from orchestrator.durable.errors import StepError, StoreError
+from orchestrator.durable.errors import StepError
 from orchestrator.durable.events import Reporter
 from orchestrator.durable.failures import Failure
 from orchestrator.durable.step import External, Step
-from orchestrator.store import FileRecord, Store
+from orchestrator.store import FileRecord, Store, StoreError, discard
 from orchestrator.store.output import kept_output, output_path
 
 
@@ -91,7 +91,7 @@ def execute(task: Task, reporter: Reporter) -> Manifest:
         try:
             manifest = _make(task, reporter, folder, Path(scratch, "inputs"))
         except BaseException:
-            _delete(task.store, task.root)
+            discard(task.store, task.root)
             raise
     if not manifest.is_kept:
         return manifest
@@ -204,7 +204,7 @@ def _tidy(task: Task, winner: Manifest) -> None:
     Only after the commit: before it, a paused process could still wake up and commit what was
     removed. Attempts of other runs are theirs to remove.
     """
-    _delete(task.store, task.checkpoint_prefix)
+    discard(task.store, task.checkpoint_prefix)
     if task.epoch == task.attempt == 1 and winner.root == task.root:
         return
     folder = task.root.rpartition("/")[0]
@@ -213,10 +213,4 @@ def _tidy(task: Task, winner: Manifest) -> None:
         kept = {manifest.root for manifest in generations(task.store, task.key)} if found else set()
         for root in found - kept:
             if root.startswith(f"{folder}/{task.run_id}-e") and root <= task.root:
-                _delete(task.store, root)
-
-
-def _delete(store: Store, prefix: str) -> None:
-    """Leftovers cost space, nothing else, so that trouble with them stops nobody."""
-    with suppress(StoreError, OSError):
-        store.delete(prefix)
+                discard(task.store, root)

@@ -16,12 +16,12 @@ from orchestrator.durable.executor import (
 )
 from orchestrator.durable.failures import Failure, FailureKind, retry_delay_s
 from orchestrator.durable.graph import producers
-from orchestrator.durable.ownership import Clock
 from orchestrator.durable.planning import PlannedStep, Planner
 from orchestrator.durable.record import now
 from orchestrator.durable.schedule import LOOKED_AT, Batch, Schedule
 from orchestrator.durable.states import DONE, StepState
 from orchestrator.durable.step import Each, Step
+from orchestrator.ownership import Clock
 from orchestrator.store import Store
 
 

@@ -4,11 +4,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 from itertools import islice
 
-from orchestrator.durable.errors import StoreError
-from orchestrator.durable.ownership import Clock
 from orchestrator.durable.record import RunStatus, StepStatus, write_status
 from orchestrator.durable.states import RUN_MOVES, STEP_MOVES, RunState, StepState, move
-from orchestrator.store import Store
+from orchestrator.ownership import Clock
+from orchestrator.store import Store, StoreError
 
 _STATUS_S = 0.5
 _STATUS_SHARE = 0.02

@@ -1,24 +1,21 @@
 """What went wrong, of which class it is, and whether that is worth another try."""
 
-import errno
 import pickle
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from orchestrator.durable.errors import StepFailedError, StoreError
+from orchestrator.durable.errors import StepFailedError
 from orchestrator.durable.step import Retry
+from orchestrator.store import StoreError
+from orchestrator.store.errors import FULL, PASSING
 
 _MAX_BACKOFF_S = 60.0
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_PASSING = frozenset(
-    {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, errno.ESTALE, errno.EIO}
-)
 
 
 class FailureKind(StrEnum):
-    """Class of a failure; each has its own budget of retries."""
+    """Class of a failure; each that may pass has its budget in ``Retry``, under the same name."""
 
     SYSTEM = "system"
     """A worker, node, object or disk was lost or full: another machine may do."""
@@ -75,9 +72,9 @@ class Failure:
 def classify(error: BaseException) -> FailureKind:
     """Class of an error raised by a step's own code."""
     number = error.error_number if isinstance(error, StoreError) else getattr(error, "errno", None)
-    if isinstance(error, MemoryError) or number in _FULL:
+    if isinstance(error, MemoryError) or number in FULL:
         return FailureKind.SYSTEM
-    if isinstance(error, ConnectionError | TimeoutError) or number in _PASSING:
+    if isinstance(error, ConnectionError | TimeoutError) or number in PASSING:
         return FailureKind.TRANSIENT
     return FailureKind.PERMANENT
 
@@ -95,13 +92,8 @@ def retry_delay_s(
     Returns:
         Seconds to wait, or None when the budget of this class is used up.
     """
-    budgets = {
-        FailureKind.SYSTEM: retry.system,
-        FailureKind.PREEMPTION: retry.preemption,
-        FailureKind.TRANSIENT: retry.transient,
-    }
-    count = failures.get(kind, 0)
-    if count > budgets.get(kind, 0):
+    count, budget = failures.get(kind, 0), getattr(retry, kind, 0)
+    if count > budget:
         return None
     # The exponent is bounded before the power, which would overflow a float.
     return min(retry.backoff_s * 2.0 ** min(count - 1, 32), _MAX_BACKOFF_S)

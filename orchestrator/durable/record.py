@@ -2,15 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any
 
 from orchestrator.artifacts.key import JSON, digest
-from orchestrator.durable.ownership import epoch_path, is_abandoned, last_epoch, newest_epoch
 from orchestrator.durable.states import RunState, StepState
 from orchestrator.durable.step import Step
+from orchestrator.ownership.epochs import epoch_path, is_abandoned, last_epoch, newest_epoch
 from orchestrator.store import Store
 
 
@@ -57,10 +56,6 @@ class RunStatus:
     updated_at: str = ""
 
 
-_STEP_FIELDS = tuple(each.name for each in fields(Step))
-_STATUS_FIELDS = tuple(each.name for each in fields(StepStatus))
-
-
 def run_identity(name: str, recipe: Mapping[str, JSON]) -> str:
     """Name of the run of these resolved values: the same values continue the same run."""
     return f"{name}-{digest('run', recipe)[:10]}"
@@ -68,36 +63,15 @@ def run_identity(name: str, recipe: Mapping[str, JSON]) -> str:
 
 def write_spec(store: Store, run_id: str, epoch: int, spec: Spec) -> None:
     """Record for an epoch what the run is to do. Settings are left out: they may hold secrets."""
-    described = [
-        {name: getattr(step, name) for name in _STEP_FIELDS if name != "settings"}
-        for step in spec.steps
-    ]
-    data = {
-        "run_id": run_id,
-        "recipe": spec.recipe,
-        "metadata": spec.metadata,
-        "steps": described,
-    }
-    path = epoch_path(run_id, epoch, "spec.json")
-    store.overwrite(path, json.dumps(data, default=_plain).encode())
+    data = json.dumps({"run_id": run_id, **_fields(spec)}, default=_fields)
+    store.overwrite(epoch_path(run_id, epoch, "spec.json"), data.encode())
 
 
 def write_status(store: Store, status: RunStatus) -> None:
     """Replace the status of an epoch; a driver that lost the run only writes its own epoch's."""
     status.updated_at = now()
-    steps = {
-        name: {field_name: getattr(step, field_name) for field_name in _STATUS_FIELDS}
-        for name, step in status.steps.items()
-    }
-    record = {
-        "run_id": status.run_id,
-        "epoch": status.epoch,
-        "state": status.state,
-        "steps": steps,
-        "updated_at": status.updated_at,
-    }
-    data = json.dumps(record).encode()
-    store.overwrite(epoch_path(status.run_id, status.epoch, "status.json"), data)
+    data = json.dumps(status, default=_fields)
+    store.overwrite(epoch_path(status.run_id, status.epoch, "status.json"), data.encode())
 
 
 def read_spec(store: Store, run_id: str) -> dict[str, Any]:
@@ -133,25 +107,10 @@ def read_status(store: Store, run_id: str) -> RunStatus:
     return status
 
 
-def manifests_of(store: Store, run_id: str) -> set[str]:
-    """Paths of the manifests that any epoch of a run used or made, as far as it could record."""
-    found: set[str] = set()
-    for path in store.list(f"runs/{run_id}/epochs"):
-        if path.endswith("/status.json"):
-            steps = json.loads(store.read(path)).get("steps", {}).values()
-            found |= {step["manifest"] for step in steps if step.get("manifest")}
-    return found
-
-
 def list_runs(store: Store) -> list[str]:
     """Return the ids of all runs in a store, sorted."""
     marks = ("/owner.json", "/announced.json")
     return sorted({path.split("/")[1] for path in store.list("runs") if path.endswith(marks)})
-
-
-@lru_cache(maxsize=4096)
-def _plain(value: Any) -> dict[str, JSON]:  # noqa: ANN401 - parts of steps, all of them frozen
-    return asdict(value)
 
 
 def now() -> str:
@@ -163,3 +122,7 @@ def _step_status(step: dict[str, object]) -> StepStatus:
     status = StepStatus(**step)  # type: ignore[arg-type]
     status.state, status.reasons = StepState(status.state), tuple(status.reasons)
     return status
+
+
+def _fields(value: Any) -> dict[str, Any]:  # noqa: ANN401 - dataclasses with slots
+    return {name: getattr(value, name) for name in value.__slots__ if name != "settings"}

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -13,18 +13,16 @@ from orchestrator.artifacts.key import JSON
 from orchestrator.artifacts.manifest import Manifest
 from orchestrator.durable.attempts import Attempts
 from orchestrator.durable.board import Board
-from orchestrator.durable.errors import DurableError, RunCancelledError, StoreError
 from orchestrator.durable.events import Observer
 from orchestrator.durable.executor import StartExecutor
 from orchestrator.durable.gates import is_open, waiting_text
 from orchestrator.durable.graph import producers
-from orchestrator.durable.inflight import InFlight
-from orchestrator.durable.ownership import Clock, Lease, Ownership, claim
 from orchestrator.durable.planning import FannedOut, PlannedStep, Planner
 from orchestrator.durable.record import RunStatus, Spec, now, write_spec
 from orchestrator.durable.states import DONE, RunState, StepState
 from orchestrator.durable.step import Step
-from orchestrator.store import Store
+from orchestrator.ownership import Clock, InFlight, Lease, Ownership, RunCancelledError, claim
+from orchestrator.store import DurableError, Store, discard
 
 _POLL_S = 0.5
 _LOOK_S = 1.0
@@ -287,6 +285,5 @@ class Runner:
             self._in_flight.end_all()
         for manifest in self._results.values():
             if not manifest.is_kept and manifest.root:
-                with suppress(StoreError, OSError):
-                    self._store.delete(manifest.root)
+                discard(self._store, manifest.root)
         self._attempts.close()

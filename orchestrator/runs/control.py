@@ -6,19 +6,12 @@ from pathlib import Path
 
 from orchestrator.artifacts.manifest import read_manifest
 from orchestrator.durable import Artifact, open_artifact, read_status
-from orchestrator.durable.errors import RunOwnedError, StepError
+from orchestrator.durable.errors import StepError
 from orchestrator.durable.gates import open_gate
-from orchestrator.durable.ownership import (
-    Clock,
-    Lease,
-    claim,
-    describe_owner,
-    epoch_path,
-    is_abandoned,
-    last_epoch,
-)
 from orchestrator.durable.record import RunStatus, write_status
 from orchestrator.durable.states import RunState, StepState
+from orchestrator.ownership import Clock, Lease, RunOwnedError, claim
+from orchestrator.ownership.epochs import describe_owner, epoch_path, is_abandoned, last_epoch
 from orchestrator.store import Store
 
 OVER = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})

@@ -4,14 +4,15 @@ A result is shared by all runs that have its key, so it goes when the last of th
 manifest is removed first: a result is then absent, never half there.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orchestrator.artifacts.manifest import Manifest, read_manifest
 from orchestrator.durable import list_runs, read_status
-from orchestrator.durable.errors import RunOwnedError
-from orchestrator.durable.ownership import last_epoch
-from orchestrator.durable.record import RunStatus, manifests_of
+from orchestrator.durable.record import RunStatus
+from orchestrator.ownership import RunOwnedError
+from orchestrator.ownership.epochs import last_epoch
 from orchestrator.runs.control import OVER, check_idle, tags
 from orchestrator.store import Store
 
@@ -88,7 +89,17 @@ def remove_garbage(store: Store, keep: Keep) -> Garbage:
 def _results_of(store: Store, run_id: str, results: dict[str, Manifest]) -> set[str]:
     """Manifests that a run used or made; what it made just before it died is in no status."""
     made = {path for path, manifest in results.items() if manifest.values.get("run_id") == run_id}
-    return made | (manifests_of(store, run_id) & results.keys())
+    return made | (_recorded(store, run_id) & results.keys())
+
+
+def _recorded(store: Store, run_id: str) -> set[str]:
+    """Paths of the manifests that any epoch of a run used or made, as far as it could record."""
+    found: set[str] = set()
+    for path in store.list(f"runs/{run_id}/epochs"):
+        if path.endswith("/status.json"):
+            steps = json.loads(store.read(path)).get("steps", {}).values()
+            found |= {step["manifest"] for step in steps if step.get("manifest")}
+    return found
 
 
 def _kept_runs(

@@ -6,7 +6,13 @@ Exit codes: 1 failed, 2 wrong usage or configuration, 3 stopped but resumable.
 import errno
 from dataclasses import dataclass, fields
 
-_PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Of a disk."""
+
+PASSING = frozenset(
+    {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, errno.ESTALE, errno.EIO}
+)
+"""Of something outside that may answer later."""
 
 
 @dataclass(eq=False)
@@ -38,7 +44,7 @@ class StoreError(DurableError):
     @property
     def exit_code(self) -> int:
         """3 for what passes, 2 otherwise."""
-        return 3 if self.error_number in _PASSING else 2
+        return 3 if self.error_number in FULL | PASSING else 2
 
     def __str__(self) -> str:
         return f"store {self.url}: {self.path + ': ' if self.path else ''}{self.reason}"

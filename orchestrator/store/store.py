@@ -1,6 +1,7 @@
 """Where runs and artifacts are kept: the interface of a store, and how to open one."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -87,6 +88,12 @@ def check_path(store: Store, path: str) -> str:
             "name escapes the store: expected relative parts joined by '/', such as 'a/b'",
         )
     return path
+
+
+def discard(store: Store, prefix: str) -> None:
+    """Remove leftovers; they cost space, nothing else, so that trouble with them stops nobody."""
+    with suppress(StoreError, OSError):
+        store.delete(prefix)
 
 
 def open_store(url: str) -> Store:

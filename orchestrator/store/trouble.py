@@ -5,8 +5,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from orchestrator.store.errors import FULL
+
 _PASSING_STATUS = frozenset({408, 409, 425, 429})
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _PERMANENT = (PermissionError, IsADirectoryError, NotADirectoryError)
 _NETWORK_LIBRARIES = frozenset({"aiohttp", "aiobotocore", "botocore", "requests", "urllib3"})
 _SECRET = re.compile(r"://[^/@\s]+@")
@@ -29,7 +30,7 @@ class Trouble:
     def behind(cls, error: Exception) -> "Trouble":
         """Look at an error of fsspec, or of the library below it."""
         text = f"{type(error).__name__}: {_SECRET.sub('://', str(error))}"
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in FULL:
             return cls(text, may_pass=False, error_number=error.errno)
         may_pass = _may_pass(error)
         return cls(text, may_pass, errno.ETIMEDOUT if may_pass else None)

@@ -11,10 +11,10 @@ import pytest
 
 from orchestrator.cli import ExitCode, main
 from orchestrator.durable import Approval, InProcessExecutor, Runner, StepFailedError, Store
-from orchestrator.durable.errors import RunOwnedError
-from orchestrator.durable.ownership import announce
 from orchestrator.durable.record import Spec, write_spec
 from orchestrator.durable.states import RunState
+from orchestrator.ownership import RunOwnedError
+from orchestrator.ownership.epochs import announce
 from orchestrator.runs import cancel, delete, tag
 from orchestrator.runs.log import RunLog
 from tests.orchestrator.durable.conftest import quick_disk, steps, store

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from orchestrator.durable import InProcessExecutor, Runner, open_store
-from orchestrator.durable.ownership import Lease
+from orchestrator.ownership import Lease
 from tests.orchestrator.durable.fakes import Steps
 
 

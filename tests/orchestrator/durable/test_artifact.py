@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.artifacts import ArtifactChangedError
 from orchestrator.artifacts.artifact import check_presence
 from orchestrator.artifacts.manifest import SCHEMA, commit, committed, read_manifest
 from orchestrator.durable import Manifest, Step, StepKey, Store, open_artifact
 from orchestrator.durable.attempt import Task, execute
-from orchestrator.durable.errors import ArtifactChangedError, StepError, StoreError
+from orchestrator.durable.errors import StepError
 from orchestrator.durable.events import EventReporter
+from orchestrator.store import StoreError
 from tests.orchestrator.durable.fakes import HERE
 
 

@@ -8,16 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.artifacts import ArtifactChangedError
 from orchestrator.durable import Retry, StepFailedError, open_store, read_status
-from orchestrator.durable.errors import (
-    ArtifactChangedError,
-    DurableError,
-    RunOwnedError,
-    StepError,
-    StoreError,
-)
-from orchestrator.durable.ownership import Lease, claim
+from orchestrator.durable.errors import StepError
 from orchestrator.durable.states import RunState
+from orchestrator.ownership import Lease, RunOwnedError, claim
+from orchestrator.store import DurableError, StoreError
 from tests.orchestrator.durable.fakes import FakeClock, Steps
 
 Situation = Callable[[Steps, pytest.MonkeyPatch], None]

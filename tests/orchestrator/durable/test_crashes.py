@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 from orchestrator.artifacts.manifest import read_manifest
 from orchestrator.durable import InProcessExecutor, Runner, Step, open_store
-from orchestrator.durable.ownership import Lease
+from orchestrator.ownership import Lease
 from orchestrator.store.local import LocalStore
 from tests.orchestrator.durable.fakes import HERE
 

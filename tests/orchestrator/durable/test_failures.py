@@ -4,8 +4,8 @@ from collections import Counter
 import pytest
 
 from orchestrator.durable import Failure, Retry
-from orchestrator.durable.errors import StoreError
 from orchestrator.durable.failures import FailureKind, classify, retry_delay_s
+from orchestrator.store import StoreError
 from workloads.errors import DataError
 
 SYSTEM, PREEMPTION, TRANSIENT, PERMANENT = FailureKind

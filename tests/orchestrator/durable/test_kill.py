@@ -8,9 +8,9 @@ import pytest
 
 from orchestrator.artifacts.manifest import committed_for
 from orchestrator.durable import read_status
-from orchestrator.durable.errors import RunOwnedError
-from orchestrator.durable.ownership import Lease, last_epoch
 from orchestrator.durable.states import RunState
+from orchestrator.ownership import Lease, RunOwnedError
+from orchestrator.ownership.epochs import last_epoch
 from tests.orchestrator.durable.fakes import Steps
 
 ROOT = Path(__file__).parents[3]

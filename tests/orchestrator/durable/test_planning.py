@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.artifacts import ArtifactChangedError
 from orchestrator.durable import External, Step, Store, open_store, plan
-from orchestrator.durable.errors import ArtifactChangedError, StepError
+from orchestrator.durable.errors import StepError
 from orchestrator.durable.graph import order_steps
 from tests.orchestrator.durable.fakes import HERE, Steps
 

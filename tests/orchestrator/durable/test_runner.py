@@ -18,16 +18,12 @@ from orchestrator.durable import (
     read_status,
     run_identity,
 )
-from orchestrator.durable.errors import (
-    ClusterError,
-    OwnershipLostError,
-    RunOwnedError,
-    StoreError,
-)
+from orchestrator.durable.errors import ClusterError
 from orchestrator.durable.executor import Capacity, check_capacity, check_store_reaches
 from orchestrator.durable.failures import FailureKind
-from orchestrator.durable.ownership import Lease, claim
 from orchestrator.durable.states import RunState, StepState
+from orchestrator.ownership import Lease, OwnershipLostError, RunOwnedError, claim
+from orchestrator.store import StoreError
 from tests.orchestrator.durable.fakes import (
     HERE,
     FakeClock,

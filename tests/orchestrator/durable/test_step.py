@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 
+from orchestrator.artifacts import ArtifactChangedError
 from orchestrator.durable import External, Resources, Step
 from orchestrator.durable import errors as all_errors
-from orchestrator.durable.errors import DurableError, StepError, StepFailedError, StoreError
+from orchestrator.durable.errors import StepError, StepFailedError
+from orchestrator.ownership import OwnershipLostError, RunOwnedError
+from orchestrator.store import DurableError, StoreError
 
 
 @pytest.mark.parametrize(
@@ -53,9 +56,9 @@ def test_resources_count_the_workers_that_a_step_starts() -> None:
         StepError("a", "wrong"),
         StoreError("file:///x", "a", reason="full", error_number=28),
         StepFailedError("a", "system", "OSError", message="m", traceback_text="t"),
-        all_errors.ArtifactChangedError("a", "/x", "missing"),
-        all_errors.RunOwnedError("r", owner="process 1"),
-        all_errors.OwnershipLostError("r", 1, "taken"),
+        ArtifactChangedError("a", "/x", "missing"),
+        RunOwnedError("r", owner="process 1"),
+        OwnershipLostError("r", 1, "taken"),
         all_errors.ClusterError("too small"),
     ],
 )

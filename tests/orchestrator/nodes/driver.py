@@ -13,7 +13,7 @@ from rich.console import Console
 
 from orchestrator.cli import exit_code_of
 from orchestrator.durable import Runner, Step, open_store
-from orchestrator.durable.ownership import Lease
+from orchestrator.ownership import Lease
 from orchestrator.progress import ProgressLines
 from orchestrator.ray_connection import connect, on_ray
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.durable import read_status
-from orchestrator.durable.ownership import last_epoch
 from orchestrator.durable.states import RunState, StepState
+from orchestrator.ownership.epochs import last_epoch
 from tests.orchestrator.nodes.conftest import Cluster, Run
 from tests.orchestrator.nodes.test_lost_nodes import text_of
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.durable import Approval, InProcessExecutor, Runner, read_status
-from orchestrator.durable.errors import RunCancelledError, RunOwnedError, StepError
-from orchestrator.durable.ownership import Lease, claim
+from orchestrator.durable.errors import StepError
 from orchestrator.durable.states import RunState
+from orchestrator.ownership import Lease, RunCancelledError, RunOwnedError, claim
 from orchestrator.runs import approve, cancel, delete, open_result, tag, tags
 from tests.orchestrator.durable.fakes import FakeClock, Steps
 

@@ -1,8 +1,7 @@
 import pytest
 
 from orchestrator.durable import InProcessExecutor, Runner, list_runs, plan
-from orchestrator.durable.errors import RunOwnedError
-from orchestrator.durable.ownership import Lease, claim
+from orchestrator.ownership import Lease, RunOwnedError, claim
 from orchestrator.runs import Keep, find_garbage, remove_garbage, tag
 from tests.orchestrator.durable.fakes import FakeClock, Steps
 

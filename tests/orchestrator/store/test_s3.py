@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from orchestrator.artifacts import ArtifactChangedError
 from orchestrator.artifacts.manifest import committed_for
 from orchestrator.durable import InProcessExecutor, Runner
-from orchestrator.durable.errors import ArtifactChangedError, RunOwnedError
-from orchestrator.durable.ownership import Lease, claim, last_epoch
+from orchestrator.ownership import Lease, RunOwnedError, claim
+from orchestrator.ownership.epochs import last_epoch
 from orchestrator.store import Store, StoreError, open_store
 from tests.orchestrator.durable.fakes import FakeClock, Steps
 from tests.s3_server import S3Server
@@ -95,8 +96,8 @@ def test_a_run_on_s3_is_continued_by_another_driver(bucket: Store, tmp_path: Pat
 def test_of_two_driver_processes_one_gets_the_run(bucket: Store) -> None:
     code = """
 import sys, time
-from orchestrator.durable.errors import RunOwnedError
-from orchestrator.durable.ownership import Lease, claim
+from orchestrator.ownership import RunOwnedError
+from orchestrator.ownership import Lease, claim
 from orchestrator.store import open_store
 store = open_store(sys.argv[1])
 print("ready", flush=True)

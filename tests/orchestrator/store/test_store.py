@@ -9,7 +9,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from orchestrator.durable import Store, open_store
-from orchestrator.durable.errors import StoreError
+from orchestrator.store import StoreError
 from orchestrator.store.store import FORMAT
 
 

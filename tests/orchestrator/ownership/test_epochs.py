@@ -6,14 +6,10 @@ from typing import Any
 import pytest
 
 from orchestrator.durable import Store
-from orchestrator.durable.errors import OwnershipLostError, RunOwnedError, StoreError
-from orchestrator.durable.ownership import (
-    Lease,
-    Ownership,
-    claim,
-    last_epoch,
-)
+from orchestrator.ownership import Lease, Ownership, OwnershipLostError, RunOwnedError, claim
+from orchestrator.ownership.epochs import last_epoch
 from orchestrator.process import process_identity
+from orchestrator.store import StoreError
 from tests.orchestrator.durable.fakes import FakeClock
 
 LEASE = Lease(ttl_s=30.0, beat_s=3.0)
@@ -42,7 +38,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     def go(host: str) -> None:
         identity = process_identity()
-        for module in ("durable.ownership", "process"):
+        for module in ("ownership.epochs", "process"):
             name = f"orchestrator.{module}.process_identity"
             monkeypatch.setattr(name, lambda: {**identity, "host": host})
 
@@ -105,7 +101,7 @@ def test_a_driver_that_ends_while_watched_lets_the_next_one_in(world: World) -> 
 
 def test_of_two_that_take_over_one_wins(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.claim().release()
-    monkeypatch.setattr("orchestrator.durable.ownership.last_epoch", lambda store, run_id: 1)
+    monkeypatch.setattr("orchestrator.ownership.epochs.last_epoch", lambda store, run_id: 1)
     assert world.claim().epoch == 2
     with pytest.raises(RunOwnedError, match="epoch 2"):
         world.claim()

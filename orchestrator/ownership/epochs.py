@@ -14,14 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from orchestrator.durable.errors import (
-    OwnershipLostError,
-    RunCancelledError,
-    RunOwnedError,
-    StoreError,
-)
+from orchestrator.ownership.errors import OwnershipLostError, RunCancelledError, RunOwnedError
 from orchestrator.process import is_dead, process_identity
-from orchestrator.store import Store
+from orchestrator.store import Store, StoreError
+
+_OWNER, _ANNOUNCED = "owner.json", "announced.json"
 
 
 class Clock(Protocol):
@@ -57,7 +54,7 @@ class Ownership:
     def beat(self) -> None:
         """Renew the lease or notice its loss; a store that is away is forgiven for a while."""
         try:
-            if self._store.exists(_owner_path(self.run_id, self.epoch + 1)):
+            if self._store.exists(epoch_path(self.run_id, self.epoch + 1, _OWNER)):
                 self._lost = OwnershipLostError(self.run_id, self.epoch, "another driver took over")
                 return
             if self._store.exists(epoch_path(self.run_id, self.epoch, "cancel")):
@@ -117,20 +114,22 @@ def claim(
         tell(f"run {run_id} was left by {owner}; waiting up to {lease.ttl_s:g} s for a sign of it")
         _watch(store, run_id, last, lease, clock)
     record = json.dumps(process_identity() | {"nonce": uuid.uuid4().hex}).encode()
-    if not store.create(_owner_path(run_id, last + 1), record):
+    if not store.create(epoch_path(run_id, last + 1, _OWNER), record):
         raise RunOwnedError(run_id, describe_owner(store, run_id, last + 1))
     return Ownership(store, run_id, last + 1, lease, clock)
 
 
 def announce(store: Store, run_id: str, epoch: int, pid: int) -> None:
     """Note that a process of this machine was started to become the owner of ``epoch``."""
-    store.overwrite(_announcement_path(run_id, epoch), json.dumps(process_identity(pid)).encode())
+    store.overwrite(
+        epoch_path(run_id, epoch, _ANNOUNCED), json.dumps(process_identity(pid)).encode()
+    )
 
 
 def newest_epoch(store: Store, run_id: str) -> int:
     """The epoch that was announced, if its owner is still to come, and the last one otherwise."""
     last = last_epoch(store, run_id)
-    return last + 1 if store.exists(_announcement_path(run_id, last + 1)) else last
+    return last + 1 if store.exists(epoch_path(run_id, last + 1, _ANNOUNCED)) else last
 
 
 def last_epoch(store: Store, run_id: str) -> int:
@@ -153,16 +152,17 @@ def describe_owner(store: Store, run_id: str, epoch: int) -> str:
 
 def _watch(store: Store, run_id: str, epoch: int, lease: Lease, clock: Clock) -> None:
     """Return when the owner's heartbeat stood still for the whole time-to-live."""
-    first, start_s = _beat(store, run_id, epoch), clock.monotonic()
+    first, start_s = read_beat(store, run_id, epoch), clock.monotonic()
     while clock.monotonic() - start_s < lease.ttl_s:
         clock.sleep(min(lease.beat_s, lease.ttl_s) / 2)
         if is_abandoned(store, run_id, epoch):
             return
-        if _beat(store, run_id, epoch) != first:
+        if read_beat(store, run_id, epoch) != first:
             raise RunOwnedError(run_id, describe_owner(store, run_id, epoch))
 
 
-def _beat(store: Store, run_id: str, epoch: int) -> bytes:
+def read_beat(store: Store, run_id: str, epoch: int) -> bytes:
+    """What the owner of an epoch last said; only a change of it means something."""
     try:
         return store.read(epoch_path(run_id, epoch, "beat"))
     except FileNotFoundError:
@@ -170,22 +170,14 @@ def _beat(store: Store, run_id: str, epoch: int) -> bytes:
 
 
 def _owner(store: Store, run_id: str, epoch: int) -> dict[str, Any]:
-    path = _owner_path(run_id, epoch)
+    path = epoch_path(run_id, epoch, _OWNER)
     if not store.exists(path):
-        path = _announcement_path(run_id, epoch)
+        path = epoch_path(run_id, epoch, _ANNOUNCED)
     try:
         owner = json.loads(store.read(path))
     except ValueError as error:
         raise StoreError(store.url, path, "is not an owner's record; remove it") from error
     return dict(owner)
-
-
-def _owner_path(run_id: str, epoch: int) -> str:
-    return epoch_path(run_id, epoch, "owner.json")
-
-
-def _announcement_path(run_id: str, epoch: int) -> str:
-    return epoch_path(run_id, epoch, "announced.json")
 
 
 def epoch_path(run_id: str, epoch: int, name: str) -> str:

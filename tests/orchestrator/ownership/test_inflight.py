@@ -2,8 +2,7 @@ import json
 import threading
 
 from orchestrator.durable import InProcessExecutor, Runner
-from orchestrator.durable.inflight import InFlight
-from orchestrator.durable.ownership import Lease, Ownership, claim
+from orchestrator.ownership import InFlight, Lease, Ownership, claim
 from orchestrator.store import Store
 from tests.orchestrator.durable.fakes import FakeClock, Listener, Steps
 

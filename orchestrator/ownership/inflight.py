@@ -7,8 +7,8 @@ So the objects need not outlast a power cut, and a driver that died is noticed l
 import json
 from contextlib import suppress
 
-from orchestrator.durable.ownership import Clock, Lease, epoch_path, is_abandoned, last_epoch
-from orchestrator.store import Store, StoreError
+from orchestrator.ownership.epochs import Clock, Lease, is_abandoned, last_epoch, read_beat
+from orchestrator.store import Store, discard
 
 
 class InFlight:
@@ -17,7 +17,7 @@ class InFlight:
     def __init__(self, store: Store, run_id: str, epoch: int, lease: Lease, clock: Clock) -> None:
         self._store, self._lease, self._clock = store, lease, clock
         self._me = {"run_id": run_id, "epoch": epoch}
-        self._beats: dict[str, tuple[bytes, float]] = {}
+        self._beats: dict[tuple[str, int], tuple[bytes, float]] = {}
         self._mine: dict[str, tuple[str, int]] = {}
 
     def begin(self, key: str, step: str) -> bool:
@@ -41,8 +41,7 @@ class InFlight:
         if key in self._mine:
             _, last = self._mine.pop(key)
             for number in range(last, 0, -1):
-                with suppress(StoreError, OSError):
-                    self._store.delete(_path(key, number))
+                discard(self._store, _path(key, number))
 
     def end_all(self) -> None:
         """Give up what is left."""
@@ -52,15 +51,11 @@ class InFlight:
     def _is_alive(self, run_id: str, epoch: int) -> bool:
         if last_epoch(self._store, run_id) != epoch or is_abandoned(self._store, run_id, epoch):
             return False
-        path = epoch_path(run_id, epoch, "beat")
-        try:
-            beat = self._store.read(path)
-        except FileNotFoundError:
-            beat = b""
+        beat = read_beat(self._store, run_id, epoch)
         now_s = self._clock.monotonic()
-        last, since_s = self._beats.get(path, (None, now_s))
+        last, since_s = self._beats.get((run_id, epoch), (None, now_s))
         if beat != last:
-            self._beats[path] = (beat, now_s)
+            self._beats[run_id, epoch] = (beat, now_s)
             return True
         return now_s - since_s <= self._lease.ttl_s
 
