@@ -77,12 +77,14 @@ class RoutingRecord:
         Returns:
             Layer index to ``{"all", "routable", kinds seen: share in [0, 1]}``.
         """
-        shares: dict[int, dict[str, float]] = {}
-        for layer in sorted(self._totals):
-            totals = self._totals[layer].view(2, -1).tolist()
-            skipped = self._skipped[layer].view(2, -1).tolist()
-            shares[layer] = _shares(totals, skipped)
-        return shares
+        layers = sorted(self._totals)
+        if not layers:
+            return {}
+        device = self._totals[layers[0]].device
+        pairs = [(self._totals[layer], self._skipped[layer]) for layer in layers]
+        counts = torch.stack([torch.stack(pair).to(device) for pair in pairs])
+        each = counts.view(len(layers), 2, 2, -1).tolist()  # the one wait for the device
+        return {layer: _shares(*pair) for layer, pair in zip(layers, each, strict=True)}
 
     def skip_all(self) -> float:
         """Skipped share of all tokens, averaged over the recorded layers; 0 if there are none."""

@@ -23,7 +23,9 @@ from workloads.training.checkpoint import CheckpointStore
 from workloads.training.config import TrainingConfig
 from workloads.training.engine import Engine
 from workloads.training.errors import TrainingError
+from workloads.training.flops import StepFlops
 from workloads.training.means import StepMeans
+from workloads.training.meter import Meter
 from workloads.training.rng import random_state, restore_random_state, seed_all
 from workloads.training.router_health import RouterHealth, entropies
 from workloads.training.schedule import rate_factor
@@ -103,7 +105,7 @@ def train(
             done = run.roll_back(checkpoints, decision)
             continue
         done += 1
-        if engine.ranks.is_first and (done % report_every == 0 or done == config.steps):
+        if done % report_every == 0 or done == config.steps:
             run.report()
         if done % config.checkpoint_every == 0 and done < config.steps:
             run.watch.checkpoint_is_due(done)
@@ -124,6 +126,7 @@ class _Run:
         self._engine, self._batches = engine, batches
         self._config, self._reporter = config, reporter
         self._mod = mod_config(engine.model) if is_converted(engine.model) else None
+        self._meter = Meter(engine.ranks, _price(engine, config))
 
     def advance(self, step: int) -> Event | None:
         """Do optimizer step ``step`` (0-based) and append its point to the history.
@@ -169,7 +172,8 @@ class _Run:
     def _compute(self, step: int) -> tuple[Point, Figures]:
         """Sum the gradient of the step's global batch."""
         engine = self._engine
-        host = self._batches.at(step)
+        with self._meter.waiting():
+            host = self._batches.at(step)
         targets = [count_targets(batch) for batch in host]
         all_targets, broken = engine.ranks.sum([sum(targets), sum(map(_is_broken, host))])
         if all_targets == 0:
@@ -185,6 +189,7 @@ class _Run:
             share = count / all_targets
             engine.backward(loss * share, is_last=index == len(host) - 1)
             means.add(loss, share, record)
+            self._meter.saw(on_host, record)
         combined = means.over(engine.ranks, engine.reduce())
         known = entropies(self._mod, combined.router_sums) if self._mod else {}
         loss_mean = combined.means["loss"]
@@ -206,12 +211,17 @@ class _Run:
         return events[-1] if events else None
 
     def report(self) -> None:
-        """Tell the newest point."""
+        """Tell the newest point, and how it goes; every rank has a part in that."""
+        signals = self._meter.read()
+        if not self._engine.ranks.is_first:
+            return
         point = dict(self.history[-1])
         step = int(point.pop("step"))
-        self._reporter.metrics(step, point)
+        named = {f"signal/{name}": value for name, value in signals.items()}
+        self._reporter.metrics(step, {**point, **named})
         note = f"loss {point['loss']:.3f}" if "loss" in point else "skipped"
-        self._reporter.progress(step, self._config.steps, note=note)
+        speed = f"{signals['tokens_per_s']:.0f} tokens/s"
+        self._reporter.progress(step, self._config.steps, note=f"{note}, {speed}")
 
     def save(self, folder: Path) -> None:
         """Write this rank's files of a checkpoint."""
@@ -244,6 +254,13 @@ class _Run:
         else:
             inputs["routing_record"] = record
         return inputs
+
+
+def _price(engine: Engine, config: TrainingConfig) -> StepFlops | None:
+    device = engine.ranks.device
+    if device.type != "cuda":
+        return None
+    return StepFlops.of_model(engine.model, config, torch.cuda.get_device_name(device))
 
 
 def count_targets(batch: Mapping[str, Tensor]) -> int:

@@ -1,0 +1,120 @@
+"""Signals of a training on its way: speed, waiting, padding, skips, memory, utilisation.
+
+They are measured, and so no part of the history, which is the same bits in every run.
+"""
+
+import resource
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from workloads.kinds import TokenKind
+from workloads.mod import RoutingRecord
+from workloads.training.flops import StepFlops
+from workloads.training.ranks import Ranks
+
+
+class Meter:
+    """Counts between two reports; every rank has one and all read it together.
+
+    Args:
+        ranks: Who trains together.
+        flops: Prices the tokens; None where the device's peak is not known.
+        clock: Seconds on a monotonic clock.
+    """
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        flops: StepFlops | None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._ranks, self._flops, self._clock = ranks, flops, clock
+        self._reset()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """What lasts as long as this is waiting for data."""
+        started = self._clock()
+        yield
+        self._waited += self._clock() - started
+
+    def saw(self, batch: Mapping[str, Tensor], record: RoutingRecord | None) -> None:
+        """Count a micro-batch that lies on the host, and keep what was recorded of it."""
+        kinds = batch["token_kinds"]
+        self._counts += torch.tensor(
+            [
+                kinds.shape[0],
+                kinds.numel(),
+                int((kinds != TokenKind.PAD).sum()),
+                int((kinds == TokenKind.IMAGE).sum()),
+            ],
+            dtype=torch.float64,
+        )
+        if record is not None:
+            self._records.append(record)
+
+    def read(self) -> dict[str, float]:
+        """Combine over ranks and start again.
+
+        Returns:
+            ``samples_per_s`` and ``tokens_per_s`` over all ranks, padding not counted;
+            ``loader_wait`` and ``padding``, shares in [0, 1] of the time and of the positions;
+            ``memory_bytes``, the largest of any rank's peaks: of the device, or of the process on
+            a CPU; ``skip/LAYER/KIND``, skipped shares; ``mfu``, model FLOPs utilisation in [0, 1],
+            where the device's peak is known.
+        """
+        seconds = self._clock() - self._started
+        skips = _mean_skips(self._records)
+        mine = (self._counts.tolist(), self._waited, _peak_memory(self._ranks.device), skips)
+        everyones = self._ranks.gather(mine)
+        counts = zip(*(each[0] for each in everyones), strict=True)
+        samples, positions, tokens, images = (sum(count) for count in counts)
+        signals = {
+            "samples_per_s": samples / seconds,
+            "tokens_per_s": tokens / seconds,
+            "loader_wait": sum(each[1] for each in everyones) / len(everyones) / seconds,
+            "padding": 1.0 - tokens / positions if positions else 0.0,
+            "memory_bytes": float(max(each[2] for each in everyones)),
+        }
+        shares = _mean([each[3] for each in everyones])
+        if self._flops is not None:
+            done = self._flops.of(tokens, images, shares)
+            signals["mfu"] = done / seconds / self._flops.peak_per_s / self._ranks.size
+        self._reset()
+        return signals | {f"skip/{name}": share for name, share in shares.items()}
+
+    def _reset(self) -> None:
+        self._started, self._waited = self._clock(), 0.0
+        self._counts = torch.zeros(4, dtype=torch.float64)
+        self._records: list[RoutingRecord] = []
+
+
+def _mean_skips(records: Sequence[RoutingRecord]) -> dict[str, float]:
+    named = [
+        {f"{layer}/{kind}": share for kind, share in shares.items()}
+        for record in records
+        for layer, shares in record.per_layer().items()
+    ]
+    return _mean(named)
+
+
+def _mean(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each entry over the tables that have it."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for table in tables:
+        for name, value in table.items():
+            values[name].append(value)
+    return {name: sum(found) / len(found) for name, found in values.items()}
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB.
