@@ -2,6 +2,8 @@
 
 Only a courtesy between drivers: results are safe without it, because a key's first commit wins.
 So the objects need not outlast a power cut, and a driver that died is noticed late, not never.
+Quick steps that follow another one in the same place are not announced: their keys are known only
+when they start, a moment before they end.
 """
 
 import json
