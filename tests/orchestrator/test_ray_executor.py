@@ -56,6 +56,25 @@ def test_a_worker_that_dies_in_a_batch_costs_no_step_that_was_committed(
     assert sorted(steps.ran()) == ["first", *(f"s{n}" for n in range(9))]
 
 
+def test_a_chain_in_one_worker_that_dies_goes_on_behind_its_last_commit(
+    steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "_TOGETHER_S", 60.0)  # however slow this machine is
+    chain = [
+        steps.step(
+            f"s{n}",
+            "die_once_if_told",
+            inputs={"before": f"s{n - 1}"} if n else {},
+            params={"dies": n == 4},
+        )
+        for n in range(7)
+    ]
+    listener = steps.run(chain, start_executor=ON_RAY)
+    assert steps.ran() == [f"s{n}" for n in range(7)]
+    assert listener.events_of("failed") == ["s1 failed system retry 1.0"], "the first of its batch"
+    assert {"s2 reused", "s3 reused"} < set(listener.heard)
+
+
 def test_an_error_comes_back_as_it_was_raised(steps: Steps) -> None:
     with pytest.raises(StepFailedError, match="record 12: image is missing") as caught:
         steps.run([steps.step("a", "refuse_data")], start_executor=ON_RAY)
