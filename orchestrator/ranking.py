@@ -292,9 +292,11 @@ class RankWorker:
     def _loaded(self) -> tuple[Any, Any]:
         import torch
 
+        from workloads.arank import give_back_freed_memory
         from workloads.data import Encoder
         from workloads.models import load_model
 
+        give_back_freed_memory()
         # Threads split a sum differently, so their number must not depend on that of workers.
         torch.set_num_threads(max(1, int(self._workforce.cpus)))
         model, processor = load_model(self._path)

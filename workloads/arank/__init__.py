@@ -10,6 +10,7 @@ from workloads.arank.order import spearman
 from workloads.arank.profile import ARankProfile, arank_profile, real_lengths
 from workloads.arank.rank import RankOptions, map_ranks
 from workloads.arank.select import LayerSelection, select_layers
+from workloads.arank.workspace import give_back_freed_memory
 
 __all__ = [
     "HEURISTICS",
@@ -20,6 +21,7 @@ __all__ = [
     "arank_profile",
     "arank_samples",
     "capacities_by_rank",
+    "give_back_freed_memory",
     "heat_map_png",
     "heat_map_svg",
     "map_ranks",

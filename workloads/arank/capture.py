@@ -1,8 +1,8 @@
 """Attention ranks of a running model, taken at transformers' attention interface.
 
 There queries and keys are final (after rotary embedding and query/key norm), and the layer
-hands over its own mask, scale and softcap, whichever attention kernel it would use. One head
-group's map is formed at a time and dropped before the next, inside the layer's own call.
+hands over its own mask, scale and softcap, whichever attention kernel it would use. A thread
+forms one head's map at a time, in the place of the one before, inside the layer's own call.
 """
 
 import inspect
@@ -20,8 +20,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from workloads.arank.errors import ARankError
-from workloads.arank.rank import RankOptions, map_ranks, product_ranks
+from workloads.arank.rank import CausalPart, RankOptions, causal_rank, check_length, product_ranks
 from workloads.arank.threads import on_all_threads
+from workloads.arank.workspace import Workspaces
 from workloads.kinds import TokenKind
 from workloads.mod import is_converted
 
@@ -88,12 +89,13 @@ def arank_samples(
     real = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
     places = _places_of(batch, real, options)
     layers = len(_decoder_layers(model))
+    spaces = Workspaces()
     measured: dict[int, Tensor] = {}
 
     def measure(layer_index: int, attention: AttentionInputs) -> None:
         if layer_index in measured:
             raise ARankError("it attends more than once, so it has no single map", layer_index)
-        measured[layer_index] = _layer_ranks(layer_index, attention, places, options)
+        measured[layer_index] = _layer_ranks(layer_index, attention, places, options, spaces)
         if len(measured) == layers:
             raise _AllMeasuredError
 
@@ -187,6 +189,12 @@ class _Places:
     """Queries of the block, as indices of ``tokens``."""
     columns: Tensor
     """Keys of the block, as indices of ``tokens``."""
+    part: CausalPart
+    """Which entries of the block count."""
+
+    @classmethod
+    def of(cls, tokens: Tensor, rows: Tensor, columns: Tensor, options: RankOptions) -> "_Places":
+        return cls(tokens, rows, columns, CausalPart.of(rows, columns, options))
 
 
 def _places_of(batch: Mapping[str, Any], real: Tensor, options: RankOptions) -> list[_Places]:
@@ -194,7 +202,10 @@ def _places_of(batch: Mapping[str, Any], real: Tensor, options: RankOptions) -> 
     if options.block == "all":
         rows = [row.nonzero().squeeze(1) for row in real]
         alls = [torch.arange(len(tokens), device=tokens.device) for tokens in rows]
-        return [_Places(tokens, every, every) for tokens, every in zip(rows, alls, strict=True)]
+        return [
+            _Places.of(tokens, every, every, options)
+            for tokens, every in zip(rows, alls, strict=True)
+        ]
     if "token_kinds" not in batch:
         raise ARankError(f"block {options.block!r} needs token_kinds in the batch")
     return [
@@ -208,19 +219,23 @@ def _block_of(sample: int, real: Tensor, kinds: Tensor, options: RankOptions) ->
     kinds = kinds.to(tokens.device)[tokens]
     image = (kinds == TokenKind.IMAGE).nonzero().squeeze(1)
     text = torch.stack([kinds != kind for kind in _NOT_TEXT]).all(0).nonzero().squeeze(1)
-    places = _Places(tokens, image if options.block == "image-image" else text, image)
-    if len(image) < 2 or not len(places.rows):
+    queries = image if options.block == "image-image" else text
+    if len(image) < 2 or not len(queries):
         raise ARankError(
             f"sample {sample} of the batch: block {options.block!r} needs at least two image "
-            f"tokens and one query, got {len(image)} and {len(places.rows)}"
+            f"tokens and one query, got {len(image)} and {len(queries)}"
         )
-    return places
+    return _Places.of(tokens, queries, image, options)
 
 
 def _layer_ranks(
-    layer_index: int, attention: AttentionInputs, places: list[_Places], options: RankOptions
+    layer_index: int,
+    attention: AttentionInputs,
+    places: list[_Places],
+    options: RankOptions,
+    spaces: Workspaces,
 ) -> Tensor:
-    """Ranks ``(batch, heads)`` of one layer; a thread forms one head group's map at a time."""
+    """Ranks ``(batch, heads)`` of one layer; a thread forms one head's map at a time."""
     batch, heads, seq, _ = attention.query.shape
     if batch != len(places) or attention.key.shape[2] != seq:
         raise ARankError(
@@ -228,57 +243,64 @@ def _layer_ranks(
             f"{len(places)} rows; self-attention over the input's tokens is expected",
             layer_index,
         )
-    group = heads // attention.key.shape[1]
-    groups = [slice(start, start + group) for start in range(0, heads, group)]
     ranks = []
     for row, where in enumerate(places):
         mask = None if options.map == "logits" else _row_mask(attention.mask, row, where)
-        group_ranks = partial(_group_ranks, attention, row, where, mask, options=options)
+        head_rank = partial(_head_rank, attention, row, where, mask, options, spaces)
         try:
-            ranks += on_all_threads(group_ranks, groups)
+            ranks.append(on_all_threads(head_rank, range(heads)))
         except ARankError as error:
             raise ARankError(f"sample {row} of the batch: {error.reason}", layer_index) from None
-    return torch.cat(ranks).reshape(batch, heads)
+    return torch.tensor(ranks, dtype=torch.int64)
 
 
 def _row_mask(mask: Tensor | None, row: int, where: _Places) -> Tensor | None:
-    """What is added to the logits ``(1 or heads, rows, tokens)`` of one row, once for all heads."""
+    """Of one row ``(1 or heads, rows, tokens)``: bool, True is hidden, or added to the logits."""
     if mask is None:
         return None
     whole = mask[row if mask.shape[0] > 1 else 0]
     queried = where.tokens[where.rows]
     if len(queried) < whole.shape[-1]:
         whole = whole[:, queried[:, None], where.tokens]
-    return _additive(whole, torch.float32)
+    return ~whole if whole.dtype == torch.bool else whole
 
 
-def _group_ranks(
+def _head_rank(
     attention: AttentionInputs,
     row: int,
     where: _Places,
     mask: Tensor | None,
-    members: slice,
-    *,
     options: RankOptions,
-) -> Tensor:
-    """Ranks of the heads that share one key head, over the row's real tokens."""
+    spaces: Workspaces,
+    head: int,
+) -> int:
+    """Rank of one head, over the row's real tokens."""
     tokens = where.tokens
-    query = attention.query[row, members][:, tokens[where.rows]].float()
-    group = members.stop - members.start
-    key = attention.key[row, members.start // group][tokens].float()
+    query = attention.query[row, head][tokens[where.rows]].float()
+    group = attention.query.shape[1] // attention.key.shape[1]
+    key = attention.key[row, head // group][tokens].float()
     if options.map == "logits":
-        return product_ranks(query, key[where.columns], options)
-    logits = query @ key.T * attention.scale
-    if attention.softcap is not None:
-        logits = torch.tanh(logits / attention.softcap) * attention.softcap
-    if mask is not None:
-        logits += mask[members] if len(mask) > 1 else mask
-    maps = logits.softmax(-1)
-    del logits
+        return int(product_ranks(query, key[where.columns], options))
     if options.block == "all":
-        return map_ranks(maps, options)
-    blocks = maps[..., where.columns]
-    return map_ranks(blocks, options, rows=where.rows, columns=where.columns)
+        check_length(len(tokens))
+    with spaces.one() as space:
+        place = space.tensor("map", (len(query), len(key)), torch.float32, query.device)
+        logits = torch.mm(query, key.T, out=place).mul_(attention.scale)
+        if attention.softcap is not None:
+            logits.div_(attention.softcap).tanh_().mul_(attention.softcap)
+        if mask is not None:
+            _hide(logits, mask[head if len(mask) > 1 else 0])
+        block = torch.softmax(logits, -1, out=logits)
+        if options.block != "all":
+            block = block[:, where.columns]
+        return causal_rank(block.cpu(), where.part, options, space)
+
+
+def _hide(logits: Tensor, mask: Tensor) -> None:
+    if mask.dtype == torch.bool:
+        logits.masked_fill_(mask, torch.finfo(logits.dtype).min)
+    else:
+        logits += mask
 
 
 def _implied_mask(module: nn.Module, query: Tensor) -> Tensor | None:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from workloads.arank.workspace import Workspace
+
 EPS32 = torch.finfo(torch.float32).eps
 EPS64 = torch.finfo(torch.float64).eps
 
@@ -35,7 +37,11 @@ _CERTIFIED = 1e-5
 
 
 def certified_rank(
-    matrix: Tensor, relative_tolerance: float, *, is_lower: bool = False
+    matrix: Tensor,
+    relative_tolerance: float,
+    *,
+    is_lower: bool = False,
+    space: Workspace | None = None,
 ) -> int | None:
     """What `torch.linalg.matrix_rank` gives in float32, if rounding cannot change its integer.
 
@@ -49,61 +55,79 @@ def certified_rank(
         relative_tolerance: Singular values up to this times the largest count as zero.
         is_lower: Whether there are only zeros above the diagonal, which saves two thirds of the
             Gram matrix; at least as many rows as columns.
+        space: Where the Gram matrix and its factor go; one of its own by default.
 
     Returns:
         The rank; None if a singular value lies inside the band.
     """
-    tall = (matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T).double()
-    energy = float(tall.norm()) ** 2
+    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+    gram = _Gram(tall, is_lower, space or Workspace())
+    energy = float(gram.matrix.diagonal().sum())
     if energy == 0.0:
         return 0
-    gram = _lower_gram(tall, is_lower)
-    bracket = _largest_eigenvalue(tall, gram)
-    del tall
+    bracket = _largest_eigenvalue(gram)
     if bracket is None:
         return None
     longest = max(matrix.shape)
     small = ROUNDING_OF_SMALL * math.sqrt(energy / longest / bracket[0]) / relative_tolerance
     width = EPS32 * (small + ROUNDING_OF_LARGEST * math.sqrt(longest))
-    slack = len(gram) * EPS64 * bracket[1]
+    slack = len(gram.matrix) * EPS64 * bracket[1]
     low = bracket[0] * (relative_tolerance * (1 - width)) ** 2 - slack
     high = bracket[1] * (relative_tolerance * (1 + width)) ** 2 + slack
     if width >= 1 or low <= 0:
         return None
-    middle = _Shifted(gram, (low + high) / 2)
+    middle = gram.shifted((low + high) / 2)
     is_empty = middle.is_empty_within((high - low) / 2)
     if is_empty is None:
-        is_empty = all(_Shifted(gram, end).positive == middle.positive for end in (low, high))
+        is_empty = all(gram.shifted(end).positive == middle.positive for end in (low, high))
     return middle.positive if is_empty else None
 
 
-def _lower_gram(tall: Tensor, is_lower: bool) -> Tensor:
-    """Lower triangle of ``tall.T @ tall``; a sixth of the full product if ``tall`` is lower too."""
-    columns = tall.shape[1]
-    gram = tall.new_zeros(columns, columns)
-    for start in range(0, columns, _BLOCK):
-        end = min(start + _BLOCK, columns)
-        below = tall[start:] if is_lower else tall
-        gram[start:end, :end] = below[:, start:end].T @ below[:, :end]
-    return gram
+class _Gram:
+    """``G = tall.T @ tall`` in float64; factored in its own place, and formed anew if asked for."""
+
+    def __init__(self, tall: Tensor, is_lower: bool, space: Workspace) -> None:
+        self._tall, self._is_lower = tall, is_lower
+        self._place = space.tensor("gram", (tall.shape[1], tall.shape[1]), torch.float64)
+        self._is_formed = False
+
+    @property
+    def matrix(self) -> Tensor:
+        """``G``; ends what `shifted` gave."""
+        if not self._is_formed:
+            self._form()
+            self._is_formed = True
+        return self._place
+
+    def shifted(self, shift: float) -> "_Shifted":
+        """``G - shift I``, factored."""
+        matrix = self.matrix.mT  # LAPACK's order, or there would be a copy
+        matrix.diagonal().sub_(shift)
+        self._is_formed = False
+        codes = (torch.empty(0, dtype=torch.int32) for _ in range(2))
+        factor, pivots, _ = torch.linalg.ldl_factor_ex(matrix, out=(matrix, *codes))
+        return _Shifted(factor, pivots)
+
+    def _form(self) -> None:
+        columns = len(self._place)
+        for start in range(0, columns, _BLOCK):
+            end = min(start + _BLOCK, columns)
+            below = self._tall[start:] if self._is_lower else self._tall
+            beside = below[:, :end].double()  # a quarter of ``tall`` at most if that is lower
+            torch.mm(beside[:, start:].T, beside, out=self._place[start:end, :end])
+            self._place[:start, start:end] = self._place[start:end, :start].T
 
 
 class _Shifted:
-    """``G - shift I``, factored; ``G`` symmetric, given by its lower triangle."""
+    """``G - shift I = L D L^T``; valid until the Gram matrix is used again."""
 
-    def __init__(self, gram: Tensor, shift: float) -> None:
-        diagonal = gram.diagonal().clone()
-        gram.diagonal().sub_(shift)
-        self._factor, self._pivots, _ = torch.linalg.ldl_factor_ex(gram)
-        gram.diagonal().copy_(diagonal)
-
-    @property
-    def positive(self) -> int:
-        """How many eigenvalues of ``G`` exceed the shift."""
+    def __init__(self, factor: Tensor, pivots: Tensor) -> None:
+        self._factor, self._pivots = factor, pivots
         # Two equal negative pivots mark a block of 2 x 2, which is always indefinite.
-        alone = self._pivots > 0
-        positive = (self._factor.diagonal() > 0) & alone
-        return int(positive.sum()) + int((~alone).sum()) // 2
+        alone = pivots > 0
+        positive = (factor.diagonal() > 0) & alone
+        self.positive = int(positive.sum()) + int((~alone).sum()) // 2
+        """How many eigenvalues of ``G`` exceed the shift."""
 
     def is_empty_within(self, distance: float) -> bool | None:
         """Whether no eigenvalue of ``G`` lies within ``distance`` of the shift; None if unknown.
@@ -129,24 +153,24 @@ class _Shifted:
         return None
 
 
-def _largest_eigenvalue(tall: Tensor, gram: Tensor) -> tuple[float, float] | None:
-    """Bounds of the largest eigenvalue of ``tall.T @ tall``, or None if it was not isolated.
+def _largest_eigenvalue(gram: _Gram) -> tuple[float, float] | None:
+    """Bounds of the largest eigenvalue, or None if it was not isolated.
 
     The lower bound is a Rayleigh quotient. The upper one is Kato and Temple's, where the
     Frobenius norm shows the other eigenvalues to be smaller, and otherwise a count of none.
     """
-    vector = _lanczos(lambda v: tall.T @ (tall @ v), torch.ones(len(gram), dtype=gram.dtype))
-    image = tall.T @ (tall @ vector)
+    matrix = gram.matrix
+    vector = _lanczos(matrix.mv, torch.ones(len(matrix), dtype=matrix.dtype))
+    image = matrix @ vector
     low = float(vector @ image)
     residual = float((image - low * vector).square().sum())
-    total = 2 * float(gram.norm()) ** 2 - float(gram.diagonal().norm()) ** 2
-    others = math.sqrt(max(0.0, total - low**2))
+    others = math.sqrt(max(0.0, float(matrix.norm()) ** 2 - low**2))
     if others < low:
         high = low + residual / (low - others)
         if high <= low * (1 + _CERTIFIED):
             return low, high
     high = low * (1 + _CERTIFIED)
-    return (low, high) if _Shifted(gram, high).positive == 0 else None
+    return (low, high) if gram.shifted(high).positive == 0 else None
 
 
 def _lanczos(product: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:

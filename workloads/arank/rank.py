@@ -10,6 +10,7 @@ from torch import Tensor
 from workloads.arank.errors import ARankError
 from workloads.arank.inertia import EPS32, certified_rank
 from workloads.arank.threads import on_all_threads
+from workloads.arank.workspace import Workspace, Workspaces
 
 SMALLEST_CERTIFIED = 384
 """Maps of fewer rows are ranked by their singular values, which is faster there."""
@@ -94,30 +95,55 @@ def map_ranks(
     if rows is None and columns is None:
         if maps.ndim < 2 or maps.shape[-1] != maps.shape[-2]:
             raise ARankError(f"attention maps must be (..., seq, seq), got {tuple(maps.shape)}")
-        _check_length(maps.shape[-1])
+        check_length(maps.shape[-1])
     rows = torch.arange(maps.shape[-2]) if rows is None else rows
     columns = torch.arange(maps.shape[-1]) if columns is None else columns
     if maps.shape[-2:] != (len(rows), len(columns)):
         raise ARankError(
             f"a block of {len(rows)} x {len(columns)} positions cannot be {tuple(maps.shape)}"
         )
-    causal = rows[:, None].cpu() - columns.cpu() >= int(options.zero_diagonal)
-    each = maps.detach().reshape(-1, *maps.shape[-2:])
-    is_lower = len(rows) >= len(columns) and not causal.triu(1).any()
-    ranks = on_all_threads(lambda one: _causal_rank(one, causal, is_lower, options), each)
+    part = CausalPart.of(rows, columns, options)
+    spaces = Workspaces()
+
+    def ranked(one: Tensor) -> int:
+        with spaces.one() as space:
+            matrix = space.tensor("map", tuple(one.shape), torch.float32).copy_(one)
+            return causal_rank(matrix, part, options, space)
+
+    ranks = on_all_threads(ranked, maps.detach().reshape(-1, *maps.shape[-2:]))
     return torch.tensor(ranks, dtype=torch.int64).reshape(maps.shape[:-2])
 
 
-def _causal_rank(attention: Tensor, causal: Tensor, is_lower: bool, options: RankOptions) -> int:
-    """Rank of one map or block ``(rows, columns)`` where ``causal`` is True."""
-    matrix = attention.to("cpu", torch.float32)
+@dataclass(frozen=True, slots=True)
+class CausalPart:
+    """Which entries of a map or block ``(rows, columns)`` count."""
+
+    left_out: Tensor
+    """Bool ``(rows, columns)``, on the CPU."""
+    is_lower: bool
+    """Whether all that counts lies on or below the diagonal of a block that is not wide."""
+
+    @classmethod
+    def of(cls, rows: Tensor, columns: Tensor, options: RankOptions) -> "CausalPart":
+        """What a query at ``rows`` attends to among the keys at ``columns``."""
+        left_out = rows[:, None].cpu() < columns.cpu() + int(options.zero_diagonal)
+        is_lower = len(rows) >= len(columns) and not (~left_out).triu_(1).any()
+        return cls(left_out, is_lower)
+
+
+def causal_rank(matrix: Tensor, part: CausalPart, options: RankOptions, space: Workspace) -> int:
+    """Rank of ``part`` of one map or block, float32 on the CPU, which is overwritten.
+
+    Raises:
+        ARankError: If a value is not finite.
+    """
     if not matrix.sum().isfinite():
         raise ARankError("the attention map holds NaN or infinite values")
-    matrix = matrix * causal
+    matrix.masked_fill_(part.left_out, 0.0)
     rank = None
     if min(matrix.shape) >= SMALLEST_CERTIFIED:
         tolerance = options.tolerance or max(matrix.shape) * EPS32
-        rank = certified_rank(matrix, tolerance, is_lower=is_lower)
+        rank = certified_rank(matrix, tolerance, is_lower=part.is_lower, space=space)
     if rank is None:
         rank = int(torch.linalg.matrix_rank(matrix, rtol=options.tolerance))
     return rank
@@ -141,7 +167,7 @@ def product_ranks(query: Tensor, key: Tensor, options: RankOptions) -> Tensor:
         ARankError: If there are fewer than two tokens or values that are not finite.
     """
     longest = max(query.shape[-2], key.shape[-2])
-    _check_length(longest)
+    check_length(longest)
     for name, tensor in (("queries", query), ("keys", key)):
         if not tensor.isfinite().all():
             raise ARankError(f"the {name} hold NaN or infinite values")
@@ -151,7 +177,12 @@ def product_ranks(query: Tensor, key: Tensor, options: RankOptions) -> Tensor:
     return _count(values, longest, options)
 
 
-def _check_length(tokens: int) -> None:
+def check_length(tokens: int) -> None:
+    """Refuse a sequence that has no rank.
+
+    Raises:
+        ARankError: If it is shorter than two tokens.
+    """
     if tokens < 2:
         raise ARankError(f"a sequence needs at least two tokens to have a rank, got {tokens}")
 
