@@ -84,42 +84,32 @@ def certified_rank(
 
 
 class _Gram:
-    """``G = tall.T @ tall`` in float64; factored in its own place, and formed anew if asked for."""
+    """``G = tall.T @ tall`` in float64, and room for one factorization of it."""
 
     def __init__(self, tall: Tensor, is_lower: bool, space: Workspace) -> None:
-        self._tall, self._is_lower = tall, is_lower
-        self._place = space.tensor("gram", (tall.shape[1], tall.shape[1]), torch.float64)
-        self._is_formed = False
-
-    @property
-    def matrix(self) -> Tensor:
-        """``G``; ends what `shifted` gave."""
-        if not self._is_formed:
-            self._form()
-            self._is_formed = True
-        return self._place
-
-    def shifted(self, shift: float) -> "_Shifted":
-        """``G - shift I``, factored."""
-        matrix = self.matrix.mT  # LAPACK's order, or there would be a copy
-        matrix.diagonal().sub_(shift)
-        self._is_formed = False
-        codes = (torch.empty(0, dtype=torch.int32) for _ in range(2))
-        factor, pivots, _ = torch.linalg.ldl_factor_ex(matrix, out=(matrix, *codes))
-        return _Shifted(factor, pivots)
-
-    def _form(self) -> None:
-        columns = len(self._place)
+        columns = tall.shape[1]
+        self.matrix = space.tensor("gram", (columns, columns), torch.float64)
+        # In LAPACK's order, or there would be a copy.
+        self._factor = space.tensor("factor", (columns, columns), torch.float64).mT
         for start in range(0, columns, _BLOCK):
             end = min(start + _BLOCK, columns)
-            below = self._tall[start:] if self._is_lower else self._tall
+            below = tall[start:] if is_lower else tall
             beside = below[:, :end].double()  # a quarter of ``tall`` at most if that is lower
-            torch.mm(beside[:, start:].T, beside, out=self._place[start:end, :end])
-            self._place[:start, start:end] = self._place[start:end, :start].T
+            torch.mm(beside[:, start:].T, beside, out=self.matrix[start:end, :end])
+            self.matrix[:start, start:end] = self.matrix[start:end, :start].T
+
+    def shifted(self, shift: float) -> "_Shifted":
+        """``G - shift I``, factored in the place of the one before."""
+        diagonal = self.matrix.diagonal().clone()
+        self.matrix.diagonal().sub_(shift)
+        codes = (torch.empty(0, dtype=torch.int32) for _ in range(2))
+        factor, pivots, _ = torch.linalg.ldl_factor_ex(self.matrix, out=(self._factor, *codes))
+        self.matrix.diagonal().copy_(diagonal)
+        return _Shifted(factor, pivots)
 
 
 class _Shifted:
-    """``G - shift I = L D L^T``; valid until the Gram matrix is used again."""
+    """``G - shift I = L D L^T``; valid until the next one of the same Gram matrix."""
 
     def __init__(self, factor: Tensor, pivots: Tensor) -> None:
         self._factor, self._pivots = factor, pivots

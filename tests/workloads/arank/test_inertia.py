@@ -110,7 +110,7 @@ def test_large_maps_are_certified_and_undecided_ones_left_to_the_release(
 ) -> None:
     decided: list[bool] = []
 
-    def recorded(matrix: Tensor, relative: float, **others: Any) -> int | None:  # noqa: ANN401
+    def recorded(matrix: Tensor, relative: float, **others: Any) -> int | None:
         found = certified_rank(matrix, relative, **others)
         decided.append(found is not None)
         return found
