@@ -76,6 +76,8 @@ class Ranking:
     """Whether the stop rule has ended the measurement."""
     _chosen: tuple[int, ...] | None = None
     _unchanged: int = 0
+    _totals: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    """Sums over heads and the samples up to each one ``(layers,)``."""
 
     def take(self, sample: Measured | Quarantined) -> None:
         """Take in the next sample of the draw."""
@@ -83,6 +85,8 @@ class Ranking:
             self.quarantined.append(sample)
             return
         self.measured.append(sample)
+        total = sample.ranks.sum(axis=1)
+        self._totals.append(total + self._totals[-1] if self._totals else total)
         if self.stop is not None:
             chosen = self._choice(self.stop)
             is_same = chosen is not None and chosen == self._chosen
@@ -118,10 +122,14 @@ class Ranking:
     @property
     def stability(self) -> float | None:
         """Spearman correlation of the layer order after half the samples with that of all."""
-        if len(self.measured) < 2:
+        samples = len(self.measured)
+        if samples < 2:
             return None
-        profile = self.profile
-        return spearman(profile.first(profile.samples // 2).mean, profile.mean)
+        heads = self.measured[0].ranks.shape[1]
+        half, every = (
+            self._totals[count - 1] / (count * heads) for count in (samples // 2, samples)
+        )
+        return spearman(half, every)
 
     def _choice(self, rule: StopRule) -> tuple[int, ...] | None:
         try:
@@ -224,12 +232,12 @@ class _Crew:
             except RayActorError as error:
                 self._actors.remove(actor)
                 waiting.appendleft(index)
-                actor = self._replace(index, error)
+                self._assign(self._replace(index, error), waiting, running)
             except RayTaskError as error:
                 raise error.cause from None
             else:
+                self._assign(actor, waiting, running)  # before its result is dealt with
                 yield index, sample
-            self._assign(actor, waiting, running)
 
     def _hire(self) -> Any:  # noqa: ANN401 - Ray's handles have no static type
         force = self._workforce

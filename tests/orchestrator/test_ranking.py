@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from orchestrator.ranking import Measured, Quarantined, Ranking, StopRule, Workforce
-from workloads.arank import ARankError, RankOptions
+from workloads.arank import ARankError, RankOptions, spearman
 
 
 def sample(*ranks: int) -> Measured:
@@ -43,6 +43,15 @@ def test_samples_that_are_all_bad_are_an_error_that_names_the_first() -> None:
     taken.take(Quarantined(id="bad", reason="too long"))
     with pytest.raises(ARankError, match=r"none of 1 samples.*'bad': too long"):
         _ = taken.profile
+
+
+def test_the_stability_is_that_of_the_order_after_half_the_samples() -> None:
+    taken = Ranking(options=RankOptions())
+    assert taken.stability is None
+    for ranks in ((9, 1, 5, 4), (3, 2, 8, 4), (5, 9, 1, 4), (2, 7, 8, 4), (6, 6, 1, 9)):
+        taken.take(sample(*ranks))
+    profile = taken.profile
+    assert taken.stability == spearman(profile.first(2).mean, profile.mean)
 
 
 def test_rejects_zero_workers() -> None:
