@@ -126,8 +126,16 @@ class FsspecStore:
         return file_record(local, path)
 
     def download(self, path: str, local: Path) -> None:
-        """Get an object into a file."""
-        self._try(path, "read", lambda: self._filesystem.get_file(self._path(path), str(local)))
+        """Get an object into a file, as many bytes as the service says that it has."""
+
+        def get() -> None:
+            place = self._path(path)
+            self._filesystem.get_file(place, str(local))
+            came, size = local.stat().st_size, self._filesystem.info(place)["size"]
+            if came != size:
+                raise ConnectionError(f"{came} of {size} bytes came")
+
+        self._try(path, "read", get)
 
     def local_path(self, path: str) -> None:
         """None: objects are elsewhere."""

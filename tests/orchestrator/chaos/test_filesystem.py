@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.chaos import FaultKind, filesystem
 from orchestrator.chaos.filesystem import give_orders
+from orchestrator.durable.failures import FailureKind, classify
 from orchestrator.store import Store, StoreError, open_store, remote
 
 
@@ -57,7 +58,7 @@ def test_a_slow_store_answers_in_the_end(store: Store, tmp_path: Path) -> None:
     assert time.monotonic() > begin_s
 
 
-def test_a_truncated_object_is_noticed_in_memory_and_not_in_a_file(
+def test_a_truncated_object_is_trouble_that_passes_in_memory_and_in_a_file(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.create("a", b"0123456789")
@@ -65,5 +66,7 @@ def test_a_truncated_object_is_noticed_in_memory_and_not_in_a_file(
     monkeypatch.setattr(filesystem, "_SHARE_TRUNCATED", 1.0)
     with pytest.raises(StoreError, match="5 of 10 bytes came"):
         store.read("a")
-    store.download("a", tmp_path / "half")
-    assert (tmp_path / "half").read_bytes() == b"01234"
+    with pytest.raises(StoreError, match="5 of 10 bytes came") as caught:
+        store.download("a", tmp_path / "half")
+    assert caught.value.exit_code == 3
+    assert classify(caught.value) is FailureKind.TRANSIENT
