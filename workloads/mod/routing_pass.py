@@ -77,6 +77,7 @@ class RoutingPass:
     _generated: Tensor | None = field(init=False, default=None)
     _row_starts: Tensor | None = field(init=False, default=None)
     _tables: dict[int, tuple[object, PositionTables]] = field(init=False, default_factory=dict)
+    _elsewhere: dict[torch.device, "RoutingPass"] = field(init=False, default_factory=dict)
     _causal: dict[int, Tensor] = field(init=False, default_factory=dict)
     _evaluated: dict[BlockMask, Tensor] = field(init=False, default_factory=dict)
 
@@ -142,7 +143,11 @@ class RoutingPass:
 
     def to(self, device: torch.device) -> "RoutingPass":
         """The same on another device, for models spread over several."""
-        return self if self.kinds.device == device else replace(self, kinds=self.kinds.to(device))
+        if self.kinds.device == device:
+            return self
+        if device not in self._elsewhere:
+            self._elsewhere[device] = replace(self, kinds=self.kinds.to(device))
+        return self._elsewhere[device]
 
     def weights(self, logits: Tensor) -> Tensor:
         """Weight of each token's branch, float32 ``(batch, seq)``; 1 where it is not weighted."""
