@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from orchestrator.artifacts.manifest import Manifest, committed
 from orchestrator.durable.attempt import Task, commit_failure
@@ -89,6 +90,7 @@ class Attempts:
             name, result = outcome.step, outcome.result
             self._schedule.end(self._graph.steps[name], outcome.seconds)
             if isinstance(result, Manifest):
+                self._find_key(name)
                 yield name, result
             elif result is None or not self._find_key(name):
                 self._board.move(name, StepState.WAITING)
@@ -96,10 +98,8 @@ class Attempts:
                 yield from self._fail(name, result)
         yield from self._stop_late()
         for name in self._due():
-            # An attempt may have committed, and its process died before it could say so.
-            plan = self._plans[name]
-            found = committed(self._store, plan.key) if self._graph.steps[name].checkpoint else None
-            if found is not None and found.generation >= plan.generation:
+            found = self._committed(name)
+            if found is not None:
                 yield name, found
 
     def start(self, may_start: Callable[[str], bool]) -> None:
@@ -150,9 +150,18 @@ class Attempts:
             if task is None:
                 return False
             self._tasks[name] = task
-            self._plans[name] = PlannedStep(name, "run", task.key, self._plans[name].reasons)
-            self._board[name].key = task.key.digest
+            reasons = self._planner.reasons(task.key)
+            self._plans[name] = PlannedStep(name, "run", task.key, reasons)
+            self._board[name].key, self._board[name].reasons = task.key.digest, reasons
         return True
+
+    def _committed(self, name: str) -> Manifest | None:
+        """What an attempt committed whose process died before it could say so, if one did."""
+        if not self._graph.steps[name].checkpoint:
+            return None
+        plan = self._plans[name]
+        found = committed(self._store, plan.key)
+        return found if found is not None and found.generation >= plan.generation else None
 
     def _fail(self, name: str, failure: Failure) -> Iterator[tuple[str, Manifest]]:
         """Decide on another attempt; a failure that is caught is a result."""
@@ -166,6 +175,11 @@ class Attempts:
         counts = self._failures.setdefault(name, Counter())
         counts[failure.kind] += 1
         delay_s = None if self._error else retry_delay_s(failure.kind, counts, step.retry)
+        if delay_s is None and failure.kind is not FailureKind.PERMANENT:
+            found = self._committed(name)
+            if found is not None:
+                yield name, found
+                return
         self._board.move(name, StepState.FAILED if delay_s is None else StepState.BACKOFF)
         status.finished_at = now()
         self._observer.step_failed(name, failure, delay_s)
@@ -193,35 +207,36 @@ class Attempts:
         return is_plain and step.timeout_s is None and not self._board[step.name].attempt
 
     def _extend(self, batch: Batch) -> None:
-        """Let those follow in the same place that wait for nothing but steps of the batch.
+        """Let those follow in the same place that wait for nothing but the step before them.
 
         Only where a single step takes a result, so that steps which could run at the same time do.
         """
         for name in batch.steps:  # grows meanwhile
             consumers = self._graph.consumers(name)
-            if len(consumers) == 1 and self._can_follow(self._graph.steps[consumers[0]], batch):
+            if len(consumers) == 1 and self._can_follow(self._graph.steps[consumers[0]], name):
                 self._schedule.follow(self._graph.steps[consumers[0]], batch)
 
-    def _can_follow(self, step: Step, batch: Batch) -> bool:
-        """Whether nothing but its inputs is left to decide about a step, and these come first."""
+    def _can_follow(self, step: Step, before: str) -> bool:
+        """Whether nothing but one input, a result that is kept, is left to decide about a step."""
         is_plain = step.checkpoint and not (step.gate or step.validate or step.fans_out_over)
         unmade = {name for name in producers(step) if self._board[name].state not in DONE}
         return (
             is_plain
+            and self._graph.steps[before].checkpoint
             and self._board[step.name].state is StepState.WAITING
             and self._is_patient(step)
             and not self._planner.is_redone(step)
-            and unmade <= set(batch.steps)
+            and unmade == {before}
         )
 
     def _launch(self, batch: Batch, executor: Executor) -> None:
         for name in batch.steps:
+            if name not in self._plans:
+                self._plan_follower(self._graph.steps[name])
+        for name in batch.steps:
             step = self._graph.steps[name]
             status = self._board.move(name, StepState.RUNNING)
             status.attempt, status.started_at = status.attempt + 1, now()
-            if name not in self._plans:
-                self._plans[name] = self._planner.plan(step)
-                status.reasons = self._plans[name].reasons
             if step.timeout_s is not None:
                 self._stop_at_s[name] = self._clock.monotonic() + step.timeout_s
             self._tasks[name] = self._task(step, status.attempt)
@@ -229,8 +244,14 @@ class Attempts:
         for name in batch.steps:
             self._observer.step_started(name, self._board[name].attempt, self._board[name].reasons)
 
+    def _plan_follower(self, step: Step) -> None:
+        before = ", ".join(name for name in producers(step) if self._board[name].state not in DONE)
+        reasons = (f"{step.name}: follows {before}",)
+        self._plans[step.name] = replace(self._planner.plan(step), reasons=reasons)
+        self._board[step.name].reasons = reasons
+
     def _task(self, step: Step, attempt: int) -> Task:
-        planned, results = self._plans[step.name], self._planner.results
+        planned = self._plans[step.name]
         return Task(
             run_id=self._board.status.run_id,
             epoch=self._board.status.epoch,
@@ -240,11 +261,16 @@ class Attempts:
             generation=planned.generation,
             store=self._store,
             inputs={
-                name: results.get(source, source) if isinstance(source, str) else source
+                name: self._made(source) if isinstance(source, str) else source
                 for name, source in step.inputs.items()
                 if not isinstance(source, Each)
             },
         )
+
+    def _made(self, source: str) -> Manifest | str:
+        """The result of a step, or its name where it is still to be made in the same place."""
+        is_made = self._board[source].state in DONE
+        return self._planner.results[source] if is_made else source
 
     def _begin(self) -> Executor:
         """Start the executor, and find out before any work what it cannot do."""

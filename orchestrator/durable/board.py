@@ -52,8 +52,8 @@ class Board:
     def move(self, name: str, state: StepState) -> StepStatus:
         """Change a step's state, as the table of moves allows."""
         status = self[name]
-        del self._by_state[status.state][name]
-        status.state = move(STEP_MOVES, status.state, state)
+        before, status.state = status.state, move(STEP_MOVES, status.state, state)
+        del self._by_state[before][name]
         self._by_state[state][name] = None
         return status
 

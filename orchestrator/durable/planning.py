@@ -110,8 +110,7 @@ class Planner:
         find = self.catalogue.committed if self.catalogue else partial(committed, self._store)
         found = find(key)
         if found is None:
-            reasons = self._history.difference(key) or (f"{name}: no result yet",)
-            return PlannedStep(name, "run", key, reasons)
+            return PlannedStep(name, "run", key, self.reasons(key))
         again = "asked to be redone" if self.is_redone(step) else self._lost_effect(step, found)
         if again:
             reasons = (f"{name}: {again}",)
@@ -121,6 +120,10 @@ class Planner:
         is_same = (found.key.source, found.key.strict_code) == (key.source, key.strict_code)
         reasons = () if is_same else tuple(explain(found.key, key))
         return PlannedStep(name, "reuse", key, reasons, found)
+
+    def reasons(self, key: StepKey) -> tuple[str, ...]:
+        """Why there is no result for a key: how it differs from the nearest one that has."""
+        return self._history.difference(key) or (f"{key.name}: no result yet",)
 
     def is_redone(self, step: Step) -> bool:
         """Whether it was asked to run although there is a result."""

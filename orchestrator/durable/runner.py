@@ -134,7 +134,11 @@ class Runner:
         self._board.record()
         if self._board.has(StepState.RUNNING):
             return False
-        return self._attempts.has_failed or len(self._results) == len(self._graph.steps)
+        if self._attempts.has_failed:
+            return True
+        # A result may be there whose attempt said that it failed.
+        is_all_there = len(self._results) == len(self._graph.steps)
+        return is_all_there and not self._board.has(StepState.BACKOFF)
 
     @property
     def status(self) -> RunStatus:

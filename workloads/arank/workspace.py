@@ -30,7 +30,7 @@ class Workspace:
     """
 
     def __init__(self) -> None:
-        self._held: dict[str, Tensor] = {}
+        self._held: dict[tuple[str, torch.dtype, torch.device | None], Tensor] = {}
 
     def tensor(
         self,
@@ -40,11 +40,11 @@ class Workspace:
         device: torch.device | None = None,
     ) -> Tensor:
         """A contiguous tensor of any content; it ends the one that had its name before."""
-        size = prod(shape)
-        if name not in self._held or self._held[name].numel() < size:
-            self._held.pop(name, None)
-            self._held[name] = torch.empty(size, dtype=dtype, device=device)
-        return self._held[name][:size].view(shape)
+        size, kind = prod(shape), (name, dtype, device)
+        if kind not in self._held or self._held[kind].numel() < size:
+            self._held.pop(kind, None)
+            self._held[kind] = torch.empty(size, dtype=dtype, device=device)
+        return self._held[kind][:size].view(shape)
 
 
 class Workspaces:

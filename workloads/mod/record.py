@@ -1,5 +1,6 @@
 """RoutingRecord: what Mixture-of-Depths layers skipped, measured while they ran."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -77,14 +78,24 @@ class RoutingRecord:
         Returns:
             Layer index to ``{"all", "routable", kinds seen: share in [0, 1]}``.
         """
-        layers = sorted(self._totals)
-        if not layers:
+        if not self._totals:
             return {}
-        device = self._totals[layers[0]].device
-        pairs = [(self._totals[layer], self._skipped[layer]) for layer in layers]
-        counts = torch.stack([torch.stack(pair).to(device) for pair in pairs])
-        each = counts.view(len(layers), 2, 2, -1).tolist()  # the one wait for the device
-        return {layer: _shares(*pair) for layer, pair in zip(layers, each, strict=True)}
+        each = self.counts().tolist()  # the one wait for the device
+        return {layer: shares_of(*pair) for layer, pair in zip(self.layers, each, strict=True)}
+
+    @property
+    def layers(self) -> list[int]:
+        """Decoder layers that were counted, ascending."""
+        return sorted(self._totals)
+
+    def counts(self) -> Tensor:
+        """What :func:`shares_of` takes, ``(layers, 2, bins)``: tokens, and skipped ones.
+
+        They can be added up over records of the same layers.
+        """
+        device = self._totals[self.layers[0]].device
+        pairs = [(self._totals[layer], self._skipped[layer]) for layer in self.layers]
+        return torch.stack([torch.stack(pair).to(device) for pair in pairs])
 
     def skip_all(self) -> float:
         """Skipped share of all tokens, averaged over the recorded layers; 0 if there are none."""
@@ -99,13 +110,20 @@ class RoutingRecord:
         return sum(shares[key] for shares in layers.values()) / len(layers) if layers else 0.0
 
 
-def _shares(totals: list[list[float]], skipped: list[list[float]]) -> dict[str, float]:
+def shares_of(tokens: Sequence[float], lost: Sequence[float]) -> dict[str, float]:
+    """Skipped shares of one layer's tokens, by kind and as ``all`` and ``routable``.
+
+    Args:
+        tokens: Their number in each bin, see :class:`Observed`.
+        lost: The skipped ones among them.
+    """
+    kinds = len(TokenKind)
     real = [kind for kind in TokenKind if kind is not TokenKind.PAD]
-    seen = {kind: totals[0][kind] + totals[1][kind] for kind in real}
-    lost = {kind: skipped[0][kind] + skipped[1][kind] for kind in real}
+    seen = {kind: tokens[kind] + tokens[kinds + kind] for kind in real}
+    gone = {kind: lost[kind] + lost[kinds + kind] for kind in real}
     shares = {
-        "all": sum(lost.values()) / max(sum(seen.values()), 1.0),
-        "routable": sum(skipped[1]) / max(sum(totals[1]), 1.0),
+        "all": sum(gone.values()) / max(sum(seen.values()), 1.0),
+        "routable": sum(lost[kinds:]) / max(sum(tokens[kinds:]), 1.0),
     }
-    named = {kind.name.lower(): lost[kind] / seen[kind] for kind in real if seen[kind]}
+    named = {kind.name.lower(): gone[kind] / seen[kind] for kind in real if seen[kind]}
     return shares | named

@@ -13,6 +13,7 @@ from workloads.training.parts import named_parts
 _PEAK_TFLOPS: dict[str, tuple[float, float]] = {
     "A100": (312.0, 19.5),
     "H100 PCIe": (756.0, 51.0),
+    "H100 NVL": (835.0, 60.0),
     "H100": (989.0, 67.0),
     "H200": (989.0, 67.0),
     "L40S": (362.0, 91.6),

@@ -98,6 +98,7 @@ def train(
         reporter.progress(resumed_at, config.steps)
         if resumed_at:
             reporter.message(f"continuing after step {resumed_at} of {config.steps}")
+    run.meter.restart()
     started = time.monotonic()
     while done < config.steps:
         decision = run.advance(done)
@@ -126,7 +127,7 @@ class _Run:
         self._engine, self._batches = engine, batches
         self._config, self._reporter = config, reporter
         self._mod = mod_config(engine.model) if is_converted(engine.model) else None
-        self._meter = Meter(engine.ranks, _price(engine, config))
+        self.meter = Meter(engine.ranks, _price(engine, config))
 
     def advance(self, step: int) -> Event | None:
         """Do optimizer step ``step`` (0-based) and append its point to the history.
@@ -172,7 +173,7 @@ class _Run:
     def _compute(self, step: int) -> tuple[Point, Figures]:
         """Sum the gradient of the step's global batch."""
         engine = self._engine
-        with self._meter.waiting():
+        with self.meter.waiting():
             host = self._batches.at(step)
         targets = [count_targets(batch) for batch in host]
         all_targets, broken = engine.ranks.sum([sum(targets), sum(map(_is_broken, host))])
@@ -189,7 +190,7 @@ class _Run:
             share = count / all_targets
             engine.backward(loss * share, is_last=index == len(host) - 1)
             means.add(loss, share, record)
-            self._meter.saw(on_host, record)
+            self.meter.saw(on_host, record)
         combined = means.over(engine.ranks, engine.reduce())
         known = entropies(self._mod, combined.router_sums) if self._mod else {}
         loss_mean = combined.means["loss"]
@@ -212,7 +213,7 @@ class _Run:
 
     def report(self) -> None:
         """Tell the newest point, and how it goes; every rank has a part in that."""
-        signals = self._meter.read()
+        signals = self.meter.read()
         if not self._engine.ranks.is_first:
             return
         point = dict(self.history[-1])

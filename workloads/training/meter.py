@@ -6,7 +6,6 @@ They are measured, and so no part of the history, which is the same bits in ever
 import resource
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from workloads.kinds import TokenKind
 from workloads.mod import RoutingRecord
+from workloads.mod.record import shares_of
 from workloads.training.flops import StepFlops
 from workloads.training.ranks import Ranks
 
@@ -35,7 +35,7 @@ class Meter:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._ranks, self._flops, self._clock = ranks, flops, clock
-        self._reset()
+        self.restart()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -46,7 +46,8 @@ class Meter:
 
     def saw(self, batch: Mapping[str, Tensor], record: RoutingRecord | None) -> None:
         """Count a micro-batch that lies on the host, and keep what was recorded of it."""
-        kinds = batch["token_kinds"]
+        # A mask counts like kinds without images.
+        kinds = batch["token_kinds" if "token_kinds" in batch else "attention_mask"]
         self._counts += torch.tensor(
             [
                 kinds.shape[0],
@@ -70,8 +71,8 @@ class Meter:
             where the device's peak is known.
         """
         seconds = self._clock() - self._started
-        skips = _mean_skips(self._records)
-        mine = (self._counts.tolist(), self._waited, _peak_memory(self._ranks.device), skips)
+        peak = _peak_memory(self._ranks.device)
+        mine = (self._counts.tolist(), self._waited, peak, _routed(self._records))
         everyones = self._ranks.gather(mine)
         counts = zip(*(each[0] for each in everyones), strict=True)
         samples, positions, tokens, images = (sum(count) for count in counts)
@@ -82,35 +83,37 @@ class Meter:
             "padding": 1.0 - tokens / positions if positions else 0.0,
             "memory_bytes": float(max(each[2] for each in everyones)),
         }
-        shares = _mean([each[3] for each in everyones])
+        shares = _shares([each[3] for each in everyones])
         if self._flops is not None:
             done = self._flops.of(tokens, images, shares)
             signals["mfu"] = done / seconds / self._flops.peak_per_s / self._ranks.size
-        self._reset()
+        self.restart()
         return signals | {f"skip/{name}": share for name, share in shares.items()}
 
-    def _reset(self) -> None:
+    def restart(self) -> None:
+        """Forget what was counted; the time starts now."""
         self._started, self._waited = self._clock(), 0.0
         self._counts = torch.zeros(4, dtype=torch.float64)
         self._records: list[RoutingRecord] = []
 
 
-def _mean_skips(records: Sequence[RoutingRecord]) -> dict[str, float]:
-    named = [
-        {f"{layer}/{kind}": share for kind, share in shares.items()}
-        for record in records
-        for layer, shares in record.per_layer().items()
-    ]
-    return _mean(named)
+def _routed(records: Sequence[RoutingRecord]) -> dict[int, list[list[float]]]:
+    """Tokens and skipped ones of each converted layer, as `shares_of` takes them."""
+    seen = [record for record in records if record.layers]
+    if not seen:
+        return {}
+    total = torch.stack([record.counts() for record in seen]).sum(0).tolist()
+    return dict(zip(seen[0].layers, total, strict=True))
 
 
-def _mean(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean of each entry over the tables that have it."""
-    values: dict[str, list[float]] = defaultdict(list)
-    for table in tables:
-        for name, value in table.items():
-            values[name].append(value)
-    return {name: sum(found) / len(found) for name, found in values.items()}
+def _shares(ranks: Sequence[Mapping[int, list[list[float]]]]) -> dict[str, float]:
+    """Skipped shares of the tokens of all ranks, by ``LAYER/KIND``."""
+    named: dict[str, float] = {}
+    for layer in sorted({layer for each in ranks for layer in each}):
+        counts = torch.tensor([each[layer] for each in ranks if layer in each]).sum(0)
+        shares = shares_of(*counts.tolist())
+        named |= {f"{layer}/{kind}": share for kind, share in shares.items()}
+    return named
 
 
 def _peak_memory(device: torch.device) -> int:

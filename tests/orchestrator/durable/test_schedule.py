@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.durable import Resources, Step
-from orchestrator.durable.executor import Capacity
+from orchestrator.artifacts import Manifest
+from orchestrator.durable import Resources, Retry, Step
+from orchestrator.durable.attempt import execute
+from orchestrator.durable.events import EventReporter
+from orchestrator.durable.executor import Capacity, InProcessExecutor, Outcome, Send
 from orchestrator.durable.failures import FailureKind
 from orchestrator.durable.schedule import Schedule
 from tests.orchestrator.durable.fakes import NOTHING, Steps
@@ -152,3 +155,82 @@ def test_what_follows_is_reused_if_its_result_turns_out_to_be_there(steps: Steps
     heard = steps.run(chain(2)).heard
     assert heard[-3:] == ["a finished", "b reused", "c reused"]
     assert steps.ran() == ["b", "c"]
+
+
+def on_one_cpu(send: Send) -> InProcessExecutor:
+    """Where steps that can run at the same time share a batch."""
+    return InProcessExecutor(send, Capacity(cpus=1))
+
+
+@pytest.mark.usefixtures("all_quick")
+def test_a_join_waits_for_both_sides_that_share_a_place(steps: Steps) -> None:
+    joined = steps.step("g", inputs={"x": "x", "y": "y"})
+    first = steps.step("w")
+    sides = [steps.step(name, inputs={"before": "w"}) for name in "xy"]
+    heard = steps.run([first, *sides, joined], start_executor=on_one_cpu).heard
+    assert heard[-1] == "g finished"
+    assert steps.ran() == ["w", "x", "y", "g"]
+
+
+@pytest.mark.usefixtures("all_quick")
+def test_who_takes_an_unkept_result_gets_it_and_not_what_stands_for_it(steps: Steps) -> None:
+    unkept = steps.step("u", checkpoint=False)
+    taken = steps.step("c", inputs={"u": "u", "a": "a"})
+    after_all = steps.step("d", inputs={"u": "u"})
+    declared = [unkept, steps.step("a"), after_all, taken]
+    heard = steps.run(declared, start_executor=on_one_cpu).heard
+    assert {"c finished", "d finished"} <= set(heard)
+
+
+def commit_both(scripted: Scripted) -> Manifest:
+    """What a worker commits that makes a step and the one that follows it; returns the first."""
+    first, second = scripted.executor.submitted
+    made = execute(first, EventReporter("a", lambda event: None))
+    known = second.after({"a": made})
+    assert known is not None
+    execute(known, EventReporter("b", lambda event: None))
+    return made
+
+
+@pytest.mark.usefixtures("all_quick")
+def test_a_result_that_is_there_although_its_attempt_failed_is_taken(steps: Steps) -> None:
+    scripted = Scripted(steps, TWO)
+    runner = scripted.of(*steps.chain("write", "write"))
+    runner.tick()
+    scripted.executor.outcomes.append(Outcome("a", commit_both(scripted)))
+    scripted.executor.fail("b", FailureKind.SYSTEM)
+    assert not runner.tick(), "it is looked for when the time of the next attempt has come"
+    scripted.clock.sleep(1)
+    assert runner.tick()
+    assert states(runner) == {"a": "succeeded", "b": "succeeded"}
+
+
+@pytest.mark.usefixtures("all_quick")
+def test_what_was_committed_counts_even_when_no_attempt_is_left(steps: Steps) -> None:
+    scripted = Scripted(steps, TWO)
+    chain = [replace(step, retry=Retry(system=0)) for step in steps.chain("write", "write")]
+    runner = scripted.of(*chain)
+    runner.tick()
+    commit_both(scripted)
+    for name in "ab":
+        scripted.executor.fail(name, FailureKind.SYSTEM)
+    assert runner.tick()
+    assert states(runner) == {"a": "succeeded", "b": "succeeded"}
+
+
+@pytest.mark.usefixtures("all_quick")
+def test_a_follower_says_what_changed_once_that_is_known(steps: Steps) -> None:
+    def chain(rate: int) -> list[Step]:
+        first, *rest = steps.chain("write", "write")
+        return [replace(first, params={"rate": rate}), *rest]
+
+    steps.run(chain(1))
+    scripted = Scripted(steps, TWO)
+    runner = scripted.of(*chain(2))
+    runner.tick()
+    assert runner.status.steps["b"].reasons == ("b: follows a",)
+    scripted.executor.succeed("a")
+    scripted.executor.succeed("b")
+    runner.tick()
+    (reason,) = runner.status.steps["b"].reasons
+    assert "before" in reason

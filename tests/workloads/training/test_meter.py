@@ -71,3 +71,23 @@ def test_utilisation_counts_what_was_computed(clock: Clock) -> None:
     meter.saw(a_batch(), None)
     clock.now_s += 0.5
     assert meter.read()["mfu"] == pytest.approx((8 * 2 + 16 * 5) / 0.5 / 1000)
+
+
+def test_a_share_is_one_of_all_tokens_not_a_mean_of_batches(clock: Clock) -> None:
+    config = MoDConfig.gamma(layers=[1], capacity_ratio=0.5, masked="image-only")
+    model = tiny.randomize_routers(convert(tiny.llava(), config)).train()
+    meter = Meter(Ranks(), None, clock)
+    for rows in ([tiny.row(images=3, answer=2)], [tiny.row(images=0, answer=2)]):
+        batch, record = tiny.batch(rows, labels=True), RoutingRecord()
+        model(**batch, routing_record=record)
+        meter.saw(batch, record)
+    clock.now_s += 1.0
+    image, text = 3 * tiny.IMAGE_FEATURES, 2 * (2 + 5 + 2)
+    assert meter.read()["skip/1/all"] == pytest.approx(0.5 * image / (image + text))
+
+
+def test_a_mask_is_enough_where_kinds_are_not_known(clock: Clock) -> None:
+    meter = Meter(Ranks(), None, clock)
+    meter.saw({"attention_mask": torch.tensor([[1, 1, 0]])}, None)
+    clock.now_s += 1.0
+    assert meter.read()["tokens_per_s"] == 2
