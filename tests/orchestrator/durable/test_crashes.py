@@ -4,6 +4,7 @@ A crash is an exception that no code handles, raised before or after any operati
 the store, as if the process had died there. Everything after it fails too, clean-up included.
 """
 
+import math
 import os
 import tempfile
 from collections import Counter
@@ -23,6 +24,8 @@ from hypothesis.stateful import (
 
 from orchestrator.artifacts.manifest import read_manifest
 from orchestrator.durable import InProcessExecutor, Runner, Step, open_store
+from orchestrator.durable.executor import Capacity, Send
+from orchestrator.durable.schedule import Schedule
 from orchestrator.ownership import Lease
 from orchestrator.store.local import LocalStore
 from tests.orchestrator.durable.fakes import HERE
@@ -148,7 +151,7 @@ class Crashes(RuleBasedStateMachine):
                 for step in steps
             ]
         quiet = Lease(beat_s=3600.0)
-        result = Runner("run", steps, store, start_executor=InProcessExecutor, lease=quiet).run()
+        result = Runner("run", steps, store, start_executor=_on_one_cpu, lease=quiet).run()
         return {name: manifest.digest for name, manifest in result.manifests.items()}
 
     def _bury(self) -> None:
@@ -159,8 +162,17 @@ class Crashes(RuleBasedStateMachine):
                 store.create(path.replace("owner.json", "released"), b"")
 
 
+def _on_one_cpu(send: Send) -> InProcessExecutor:
+    """Where quick steps share a batch."""
+    return InProcessExecutor(send, Capacity(cpus=1))
+
+
+@pytest.mark.parametrize("pace_s", [0.0, math.inf], ids=["together", "alone"])
 @pytest.mark.parametrize("examples", [12, pytest.param(300, marks=pytest.mark.slow)])
-def test_random_graphs_survive_random_crashes(examples: int) -> None:
+def test_random_graphs_survive_random_crashes(
+    examples: int, pace_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Schedule, "_pace_s", lambda self, step: pace_s)
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Crashes,
         settings=settings(
