@@ -51,9 +51,7 @@ def test_a_head_that_is_silent_for_too_long_is_lost(watched: Watched) -> None:
 
 def test_a_driver_whose_own_node_was_given_up_has_lost_the_cluster(watched: Watched) -> None:
     watched.view.lost_nodes = frozenset({"lost", "here"})
-    with pytest.raises(
-        ClusterLostError, match=r"10\.0\.0\.1:6379 has lost this driver's node: give"
-    ):
+    with pytest.raises(ClusterLostError, match="6379 has lost the driver's node: give"):
         watched.silence(1.0)
 
 
