@@ -73,8 +73,7 @@ def connect(address: str | None, *, uses_gpus: bool) -> None:
 
 def _session_folder() -> dict[str, str]:
     """Where Ray's sessions go if the folder for temporary files is too deep for its sockets."""
-    environment = os.environ
-    folder = environment.get("RAY_TMPDIR") or environment.get("TMPDIR") or _SHORT_FOLDER
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or _SHORT_FOLDER
     is_short = len(os.fsencode(folder)) <= _LONGEST_FOLDER
     return {} if is_short else {"_temp_dir": f"{_SHORT_FOLDER}/ray"}
 

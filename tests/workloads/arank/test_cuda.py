@@ -6,10 +6,7 @@ from transformers import LlamaForCausalLM
 
 from workloads.arank import arank_samples, map_ranks
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 
 
 def test_ranks_on_a_device_are_those_of_the_cpu(llama: LlamaForCausalLM) -> None:

@@ -18,10 +18,7 @@ from workloads.mod import (
     mod_config,
 )
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 
 CONFIGS = {
     "gamma": MoDConfig.gamma(layers=[0, 1, 3], capacity_ratio=0.5),
