@@ -28,7 +28,8 @@ def rank_maps(profile: Document) -> list[HeatMap]:
     """Layer by head, layer by task where there are several, and task by task.
 
     Args:
-        profile: `ARankProfile.to_json`; an empty one has no maps.
+        profile: `ARankProfile.to_json`; an empty one has no maps, and one that an earlier version
+            wrote lacks the last.
     """
     per_head: Sequence[Sequence[float]] = profile.get("per_head", [])
     per_task: Mapping[str, Sequence[float]] = profile.get("per_task", {})
@@ -39,7 +40,8 @@ def rank_maps(profile: Document) -> list[HeatMap]:
     if len(per_task) > 1:
         by_layer = list(zip(*per_task.values(), strict=True))
         maps.append(_by_layer("Mean rank by task", list(per_task), by_layer))
-        maps.append(_task_by_task(profile.get("task_correlations", {})))
+    if correlations := profile.get("task_correlations"):
+        maps.append(_task_by_task(correlations))
     return maps
 
 
