@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.durable import Approval, External, Resources, Step
+from orchestrator.durable import Approval, External, Resources, Retry, Step
 from orchestrator.errors import PreflightError
 from orchestrator.recipe import ChosenLayers, DigitsData, GammaMoD, Recipe, Training
 from orchestrator.sources import Fingerprints
@@ -144,7 +144,9 @@ def _training(
         },
         inputs={"model": model, "data": "data"},
         settings={**settings, "workers": recipe.workers.training},
-        resources=_coordinator(recipe, recipe.workers.training),
+        resources=_coordinator(recipe, recipe.workers.training_sizes.start),
+        # It ends so when the time of its run is up, and goes on in the next.
+        retry=Retry(errors=("TrainingStoppedError",)),
     )
 
 

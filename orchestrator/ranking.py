@@ -302,21 +302,22 @@ class RankWorker:
 
         from workloads.arank import give_back_freed_memory
         from workloads.data import Encoder
-        from workloads.models import load_model
+        from workloads.models import load_decoder
 
         give_back_freed_memory()
         # Threads split a sum differently, so their number must not depend on that of workers.
         torch.set_num_threads(max(1, int(self._workforce.cpus)))
-        model, processor = load_model(self._path)
+        model, processor = load_decoder(self._path)
         device = torch.device("cuda" if self._workforce.gpus else "cpu")
         return torch.nn.Module.to(model, device), Encoder(processor)
 
 
-def draw_samples(shard: Path, samples: int, seed: int) -> list[int]:
+def draw_samples(shard: Path, samples: int, seed: int, *, needs_images: bool = True) -> list[int]:
     """Indices of ``samples`` samples drawn by ``seed``; asking for more keeps those drawn before.
 
     Raises:
-        ARankError: If there are fewer, or none of those drawn has an image.
+        ARankError: If there are fewer; or if none of those drawn has an image, and
+            ``needs_images``.
     """
     conversations = open_shard(shard)
     if not 1 <= samples <= len(conversations):
@@ -325,7 +326,7 @@ def draw_samples(shard: Path, samples: int, seed: int) -> list[int]:
         )
     order = list(range(len(conversations)))
     random.Random(seed).shuffle(order)
-    if not any(_has_image(conversations, index) for index in order[:samples]):
+    if needs_images and not any(_has_image(conversations, index) for index in order[:samples]):
         raise ARankError(
             f"none of the {samples} samples drawn from {shard} has an image; ARank is about "
             "image tokens, so give image-text conversations"

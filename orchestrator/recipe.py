@@ -9,8 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from workloads.training.checkpoints.timetable import Every
+
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0.0)]
 
 
 class Section(BaseModel):
@@ -58,6 +61,15 @@ class Guards(Section):
     """Skipped batches in a row, or rollbacks in all, that end the training."""
 
 
+class Lora(Section):
+    """Adapters that learn in the place of the language model (arXiv 2106.09685)."""
+
+    rank: Positive = 16
+    alpha: Annotated[float, Field(gt=0.0)] = 32.0
+    """What an adapter adds is scaled by ``alpha / rank``."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+
+
 class Training(Section):
     """One training: how long, how fast, and which parts learn."""
 
@@ -65,8 +77,11 @@ class Training(Section):
     global_batch: Positive = 32
     micro_batch: Positive | None = None
     """Samples of one forward pass of one worker; by default a worker's whole share."""
-    learning_rate: Annotated[float, Field(gt=0.0)]
-    router_learning_rate: Annotated[float, Field(gt=0.0)] | None = None
+    learning_rate: Rate
+    router_learning_rate: Rate | None = None
+    """By default, as for the next two, ``learning_rate``."""
+    projector_learning_rate: Rate | None = None
+    vision_learning_rate: Rate | None = None
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.03
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
@@ -74,22 +89,43 @@ class Training(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_checkpointing: bool = False
     trainable: tuple[Literal["projector", "vision_tower", "language_model", "router"], ...]
+    lora: Lora | None = None
+    """Adapters in the place of the language model's weights, into which they are merged."""
     zero_stage: Literal[0, 1, 2, 3] = 2
-    checkpoint_every: Positive = 50
-    """Optimizer steps between checkpoints; part of a key only where ``guards`` may roll back."""
+    offload_optimizer: bool = False
+    """Keep optimizer states in the machine's memory; takes ``zero_stage`` 1, 2 or 3."""
+    checkpoint_every: Positive | str = 50
+    """Optimizer steps between checkpoints, a duration such as ``10min``, or ``auto``: as often as
+    pays off. Part of a key only where ``guards`` may roll back, which takes steps."""
     guards: Guards = Guards()
 
+    @model_validator(mode="after")
+    def _can_be_interrupted(self) -> "Training":
+        Every.parse(self.checkpoint_every)
+        if self._may_roll_back and not isinstance(self.checkpoint_every, int):
+            raise ValueError("checkpoint_every must be steps where a guard may roll back")
+        return self
+
     def params(self) -> dict[str, Any]:
-        """What the result depends on; guards as they are by default change no key."""
+        """What the result depends on; what came later changes no key where it is not used."""
         without = set() if self._may_roll_back else {"checkpoint_every"}
-        if self.guards == Guards():
-            without.add("guards")
+        fields = type(self).model_fields
+        without.update(name for name in _LATER if getattr(self, name) == fields[name].default)
         return self.model_dump(mode="json", exclude=without)
 
     @property
     def _may_roll_back(self) -> bool:
         guards = self.guards
         return "rollback" in (guards.non_finite, guards.spike, guards.collapse)
+
+
+_LATER = (
+    "guards",
+    "lora",
+    "offload_optimizer",
+    "projector_learning_rate",
+    "vision_learning_rate",
+)
 
 
 class ARank(Section):
@@ -202,7 +238,8 @@ class Workers(Section):
     """How much hardware the work may use; never part of a key."""
 
     arank: Positive = 2
-    training: Positive = 2
+    training: Positive | tuple[Positive, Positive] = 2
+    """Workers of a training; or the fewest and the most, of which the cluster gives what it has."""
     cpus: Annotated[float, Field(gt=0.0)] = 1.0
     """CPUs of one worker."""
     memory_gb: Annotated[float, Field(gt=0.0)] = 4.0
@@ -211,6 +248,20 @@ class Workers(Section):
     """GPUs of one worker."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Lost workers that a training survives before its step fails."""
+    hours_between_failures: Annotated[float, Field(gt=0.0)] = 24.0
+    """Expected time between two failures of one worker, for ``checkpoint_every: auto``."""
+
+    @property
+    def training_sizes(self) -> range:
+        """How many workers a training may have."""
+        fewest, most = (self.training,) * 2 if isinstance(self.training, int) else self.training
+        return range(fewest, most + 1)
+
+    @model_validator(mode="after")
+    def _has_a_range_of_workers(self) -> "Workers":
+        if not self.training_sizes:
+            raise ValueError(f"training names the fewest workers first, got {self.training}")
+        return self
 
 
 class Tracking(Section):
@@ -241,13 +292,13 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _shares_its_batches_equally(self) -> "Recipe":
-        workers = self.workers.training
         for name, training in (("align", self.align), ("finetune", self.finetune)):
-            if training.global_batch % workers:
-                raise ValueError(
-                    f"{name}.global_batch {training.global_batch} cannot be shared equally by "
-                    f"workers.training {workers}"
-                )
+            for workers in self.workers.training_sizes:
+                if training.global_batch % workers:
+                    raise ValueError(
+                        f"{name}.global_batch {training.global_batch} cannot be shared equally by "
+                        f"{workers} workers, as workers.training {self.workers.training} may need"
+                    )
         return self
 
     def identity(self) -> dict[str, Any]:

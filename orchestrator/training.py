@@ -48,8 +48,8 @@ def run_training(context: StepContext, config: TrainingConfig) -> None:
     """Train on Ray workers; write ``model/`` and ``history.json``, and ``training.json`` beside.
 
     The inputs are ``model`` (a model folder, or a directory with one in ``model/``) and ``data``
-    (a directory with ``train.arrow``). Settings: ``workers``; per worker ``cpus`` and ``gpus``;
-    ``max_failures``, how many lost workers are survived.
+    (a directory with ``train.arrow``). Settings: ``workers``, or the fewest and the most; per
+    worker ``cpus`` and ``gpus``; ``max_failures``, how many lost workers are survived.
 
     Raises:
         TrainingError: If the batch cannot be shared by the workers, or training has to stop.
@@ -58,15 +58,19 @@ def run_training(context: StepContext, config: TrainingConfig) -> None:
     """
     settings: Mapping[str, Any] = context.settings
     workers, needs = settings["workers"], _needs(settings)
-    config.rows_of_a_rank(workers)
+    fewest, most = (workers, workers) if isinstance(workers, int) else workers
+    for size in range(fewest, most + 1):
+        config.rows_of_a_rank(size)
     job = _job(context, config, threads=max(1, int(needs["CPU"])))
-    context.reporter.progress(0, config.steps, note=f"starting {workers} workers")
+    context.reporter.progress(0, config.steps, note=_starting(fewest, most))
     job.send_inputs()
     with tempfile.TemporaryDirectory(prefix="ray-train-") as scratch, _own_interrupts():
         trainer = _Trainer(
             partial(_train_worker, job),
             scaling_config=ScalingConfig(
-                num_workers=workers, use_gpu=needs["GPU"] > 0, resources_per_worker=needs
+                num_workers=fewest if fewest == most else (fewest, most),
+                use_gpu=needs["GPU"] > 0,
+                resources_per_worker=needs,
             ),
             run_config=RunConfig(  # type: ignore[arg-type]
                 name=context.step,
@@ -91,8 +95,9 @@ def training_config(context: StepContext) -> TrainingConfig:
     """
     params: Mapping[str, Any] = context.params
     fields = {**params["training"], "seed": params["seed"]}
-    if "checkpoint_every" in context.settings:
-        fields["checkpoint_every"] = context.settings["checkpoint_every"]
+    for name in ("checkpoint_every", "hours_between_failures"):
+        if name in context.settings:
+            fields[name] = context.settings[name]
     try:
         return TrainingConfig.from_json(fields)
     except (TypeError, ValueError) as error:
@@ -155,7 +160,17 @@ def _job(context: StepContext, config: TrainingConfig, *, threads: int) -> Train
         ),
         reporter=context.reporter,
         threads=threads,
+        stop_at_s=context.stop_at_s,
+        hears_of_preemption=_has_several_nodes(),
     )
+
+
+def _starting(fewest: int, most: int) -> str:
+    return f"starting {fewest}{'' if fewest == most else f' to {most}'} workers"
+
+
+def _has_several_nodes() -> bool:
+    return sum(node["Alive"] for node in ray.nodes()) > 1  # type: ignore[no-untyped-call]
 
 
 def _needs(settings: Mapping[str, Any]) -> dict[str, float]:
@@ -166,10 +181,8 @@ def _needs(settings: Mapping[str, Any]) -> dict[str, float]:
 @contextmanager
 def _own_interrupts() -> Iterator[None]:
     """Give Ray Train its settings, and take back the interrupt handler it installs."""
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    is_one = sum(node["Alive"] for node in nodes) == 1
     # The watcher for machines about to be taken away is one more process to start.
-    watcher = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0" if is_one else "1"}
+    watcher = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1" if _has_several_nodes() else "0"}
     os.environ.update(_RAY_TRAIN_SETTINGS | watcher)
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -81,7 +81,7 @@ def execute(args: argparse.Namespace) -> int:
     from orchestrator.ranking import StopRule, Workforce, draw_samples, rank_samples
     from orchestrator.stages.arank import write_pictures, write_ranking
     from workloads.arank import RankOptions, capacities_by_rank, select_layers
-    from workloads.models import resolve_model
+    from workloads.models import reads_images, resolve_model
 
     options = RankOptions(
         map=args.map,
@@ -98,7 +98,7 @@ def execute(args: argparse.Namespace) -> int:
     console = console_for(args)
     with tempfile.TemporaryDirectory() as scratch:
         shard = _shard(args, Path(scratch))
-        order = draw_samples(shard, args.samples, args.seed)
+        order = draw_samples(shard, args.samples, args.seed, needs_images=reads_images(model))
         connect(args.address or args.environment.get("RAY_ADDRESS"), uses_gpus=args.gpus > 0)
         with ProgressBars(console) if console.is_terminal else ProgressLines(console) as shown:
             shown.step_started("arank", 1, (f"{len(order)} samples of {args.data}",))

@@ -38,7 +38,7 @@ def _document(launch: Launch, recipe: str, planned: list[PlannedStep]) -> dict[s
         "recipe": recipe,
         "store": launch.store.url,
         "resources": {
-            "workers": max(workers.arank, workers.training),
+            "workers": max(workers.arank, workers.training_sizes.start),
             "cpus_per_worker": workers.cpus,
             "gpus_per_worker": workers.gpus,
             "memory_gb_per_worker": workers.memory_gb,

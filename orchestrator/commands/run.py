@@ -4,12 +4,14 @@ import argparse
 import subprocess
 import sys
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 
 from orchestrator.commands.arguments import add_recipe, launch_of
+from orchestrator.commands.moment import parse_moment
 from orchestrator.commands.output import console_for, print_json
 from orchestrator.durable import JSON, Runner, RunResult, read_status
 from orchestrator.durable.record import Spec, write_spec
@@ -44,6 +46,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tag", metavar="NAME", help="mark the run, so that `gammaray gc` keeps it"
+    )
+    parser.add_argument(
+        "--until",
+        type=_moment,
+        metavar="TIME",
+        help="save and stop at TIME, such as 18:30 or, from now on, 90min; exit code 3",
     )
     parser.add_argument(
         "--background", action="store_true", help="leave it running and return at once"
@@ -110,7 +118,15 @@ def _run(
             metadata=spec.metadata,
             redo=args.redo,
             strict_code=args.strict_code,
+            stop_at_s=args.until,
         ).run()
+
+
+def _moment(text: str) -> float:
+    try:
+        return parse_moment(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _spec(launch: Launch, args: argparse.Namespace) -> Spec:
@@ -140,6 +156,8 @@ def _detach(launch: Launch, args: argparse.Namespace) -> int:
     for option, value in (("--address", args.address), ("--tag", args.tag)):
         command += [option, value] if value else []
     command += ["--strict-code"] if args.strict_code else []
+    if args.until is not None:
+        command += ["--until", datetime.fromtimestamp(args.until).isoformat()]
     quiet = subprocess.DEVNULL
     epoch = last_epoch(launch.store, launch.run_id) + 1
     write_spec(launch.store, launch.run_id, epoch, _spec(launch, args))

@@ -2,7 +2,7 @@ from orchestrator.artifacts.artifact import Artifact, open_artifact
 from orchestrator.artifacts.key import JSON, StepKey, canonical, digest, explain
 from orchestrator.artifacts.manifest import Manifest
 from orchestrator.durable.context import StepContext
-from orchestrator.durable.errors import StepFailedError
+from orchestrator.durable.errors import StepFailedError, TimeIsUpError
 from orchestrator.durable.events import Observer
 from orchestrator.durable.executor import InProcessExecutor
 from orchestrator.durable.failures import Failure
@@ -34,6 +34,7 @@ __all__ = [
     "StepFailedError",
     "StepKey",
     "Store",
+    "TimeIsUpError",
     "Timer",
     "canonical",
     "digest",

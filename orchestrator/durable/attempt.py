@@ -45,6 +45,9 @@ class Task:
     inputs: Mapping[str, Manifest | External | str]
     """Text names a step that is tried just before this one in the same place."""
 
+    stop_at_s: float | None = None
+    """When the run is to stop, in seconds since the epoch."""
+
     @property
     def follows(self) -> bool:
         """Whether an input is still to be made, so that the key is not known yet."""
@@ -145,6 +148,7 @@ def _make(task: Task, reporter: Reporter, folder: Path, inputs: Path) -> Manifes
             measurement=measurement,
             checkpoint_prefix=task.checkpoint_prefix,
             reporter=reporter,
+            stop_at_s=task.stop_at_s,
         )
     )
     files = store_files(task.store, output, f"{task.root}/result")

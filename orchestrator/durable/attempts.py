@@ -36,6 +36,7 @@ class Attempts:
         observer: Who listens.
         clock: Time, for tests.
         start_executor: Makes the executor when the first step really has to run.
+        stop_at_s: When the run is to stop, in seconds since the epoch; told to the steps.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class Attempts:
         observer: Observer,
         clock: Clock,
         start_executor: StartExecutor,
+        stop_at_s: float | None,
     ) -> None:
+        self._stop_at_s = stop_at_s
         self._store, self._planner, self._graph = store, planner, planner.graph
         self._board, self._observer, self._clock = board, observer, clock
         self._start_executor = start_executor
@@ -57,7 +60,7 @@ class Attempts:
         self._tasks: dict[str, Task] = {}
         self._failures: dict[str, Counter[FailureKind]] = {}
         self._retry_at_s: dict[str, float] = {}
-        self._stop_at_s: dict[str, float] = {}
+        self._late_at_s: dict[str, float] = {}
 
     @property
     def has_failed(self) -> bool:
@@ -75,7 +78,7 @@ class Attempts:
 
     def forget(self, name: str) -> None:
         """Drop what only a step that is not over needs."""
-        for known in (self._plans, self._tasks, self._failures, self._retry_at_s, self._stop_at_s):
+        for known in (self._plans, self._tasks, self._failures, self._retry_at_s, self._late_at_s):
             known.pop(name, None)
 
     def ended(self, wait_s: float) -> Iterator[tuple[str, Manifest]]:
@@ -190,11 +193,11 @@ class Attempts:
 
     def _stop_late(self) -> Iterator[tuple[str, Manifest]]:
         now_s = self._clock.monotonic()
-        late = [name for name, at_s in self._stop_at_s.items() if at_s <= now_s]
+        late = [name for name, at_s in self._late_at_s.items() if at_s <= now_s]
         if late and self._executor is not None:
             self._executor.cancel(late)
         for name in late:
-            del self._stop_at_s[name]
+            del self._late_at_s[name]
             step = self._graph.steps[name]
             self._schedule.end(step, None)
             error = TimeoutError(f"no result after {step.timeout_s:g} s")
@@ -238,7 +241,7 @@ class Attempts:
             status = self._board.move(name, StepState.RUNNING)
             status.attempt, status.started_at = status.attempt + 1, now()
             if step.timeout_s is not None:
-                self._stop_at_s[name] = self._clock.monotonic() + step.timeout_s
+                self._late_at_s[name] = self._clock.monotonic() + step.timeout_s
             self._tasks[name] = self._task(step, status.attempt)
         executor.submit([self._tasks[name] for name in batch.steps])
         for name in batch.steps:
@@ -260,6 +263,7 @@ class Attempts:
             key=planned.key,
             generation=planned.generation,
             store=self._store,
+            stop_at_s=self._stop_at_s,
             inputs={
                 name: self._made(source) if isinstance(source, str) else source
                 for name, source in step.inputs.items()

@@ -39,6 +39,9 @@ class StepContext:
 
     reporter: Reporter
 
+    stop_at_s: float | None = None
+    """When to save what can be saved and stop, in seconds since the epoch; None for never."""
+
     @property
     def writer(self) -> str:
         """Name of this attempt, unique among all runs of a store."""

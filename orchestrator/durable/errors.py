@@ -27,6 +27,21 @@ class ClusterError(DurableError):
 
 
 @dataclass(eq=False)
+class TimeIsUpError(DurableError):
+    """The run was to stop at this time; what is committed or checkpointed is there."""
+
+    run_id: str
+
+    @property
+    def exit_code(self) -> int:
+        """3: it can be resumed."""
+        return 3
+
+    def __str__(self) -> str:
+        return f"the time is up; continue with: gammaray resume {self.run_id}"
+
+
+@dataclass(eq=False)
 class StepFailedError(DurableError):
     """A step failed for good; what it raised is the ``__cause__`` when it could travel."""
 

@@ -13,6 +13,7 @@ from orchestrator.artifacts.key import JSON
 from orchestrator.artifacts.manifest import Manifest
 from orchestrator.durable.attempts import Attempts
 from orchestrator.durable.board import Board
+from orchestrator.durable.errors import TimeIsUpError
 from orchestrator.durable.events import Observer
 from orchestrator.durable.executor import StartExecutor
 from orchestrator.durable.gates import is_open, waiting_text
@@ -25,6 +26,9 @@ from orchestrator.ownership import Clock, InFlight, Lease, Ownership, RunCancell
 from orchestrator.store import DurableError, Store, discard
 
 _POLL_S = 0.5
+_GRACE_S = 60.0
+"""For steps to save themselves after the time at which the run is to stop."""
+
 _LOOK_S = 1.0
 """Between two looks at gates, and at results that other runs are making."""
 
@@ -57,6 +61,8 @@ class Runner:
         metadata: Whatever else is to be recorded with them.
         redo: Steps that run again even if committed, as a next generation.
         strict_code: Whether the source of a step's module is part of its key.
+        stop_at_s: When to stop, in seconds since the epoch: nothing starts after it, and what
+            runs has a minute to save itself.
         lease: How ownership of the run expires.
         clock: Time, for tests.
 
@@ -76,19 +82,22 @@ class Runner:
         metadata: Mapping[str, JSON] | None = None,
         redo: Collection[str] = (),
         strict_code: bool = False,
+        stop_at_s: float | None = None,
         lease: Lease | None = None,
         clock: Clock = time,
     ) -> None:
         self._run_id, self._store, self._clock = run_id, store, clock
         self._observer, self._lease = observer or Observer(), lease or Lease()
         self._spec = Spec(steps=steps, recipe=recipe or {}, metadata=metadata or {})
+        left_s = inf if stop_at_s is None else stop_at_s - time.time()
+        self._stop_s = clock.monotonic() + left_s
         self._ownership: Ownership | None = None
         self._in_flight: InFlight | None = None
         self._planner = Planner(store, steps, redo=redo, strict_code=strict_code)
         self._graph, self._results = self._planner.graph, self._planner.results
         self._board = Board(store, run_id, self._graph.steps, clock)
         self._attempts = Attempts(
-            store, self._planner, self._board, self._observer, clock, start_executor
+            store, self._planner, self._board, self._observer, clock, start_executor, stop_at_s
         )
         self._unmade: dict[str, set[str]] = {}
         self._look_due_s = clock.monotonic()
@@ -101,6 +110,7 @@ class Runner:
             RunOwnedError: If another driver owns the run.
             OwnershipLostError: If another driver took it over, or somebody cancelled it.
             ClusterError: If a step needs more than there is, or nodes do not share the store.
+            TimeIsUpError: If it was to stop before it was done.
             KeyboardInterrupt: After everything was stopped; the run can be resumed.
         """
         with ExitStack() as leaving:
@@ -127,18 +137,23 @@ class Runner:
             self._ownership.check()
         for name, manifest in self._attempts.ended(wait_s):
             self._finish(name, manifest)
-        if not self._attempts.has_failed:
+        late_s = self._clock.monotonic() - self._stop_s
+        if not self._attempts.has_failed and late_s < 0:
             self._look()
             self._settle()
             self._attempts.start(self._may_start)
         self._board.record()
-        if self._board.has(StepState.RUNNING):
+        if self._board.has(StepState.RUNNING) and late_s < _GRACE_S:
             return False
         if self._attempts.has_failed:
             return True
         # A result may be there whose attempt said that it failed.
         is_all_there = len(self._results) == len(self._graph.steps)
-        return is_all_there and not self._board.has(StepState.BACKOFF)
+        if is_all_there and not self._board.has(StepState.BACKOFF):
+            return True
+        if late_s >= 0:
+            raise TimeIsUpError(self._run_id)
+        return False
 
     @property
     def status(self) -> RunStatus:

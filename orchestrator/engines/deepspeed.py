@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from orchestrator.engines.universal import ranks_of, universal_checkpoint
 from workloads.training import Ranks, TrainingConfig, TrainingError, parameter_groups
 
 _TAG = "deepspeed"
@@ -55,8 +56,8 @@ class DeepSpeedEngine:
 
     @property
     def layout(self) -> str:
-        """Shards belong to one number of ranks and one ZeRO stage."""
-        return f"DeepSpeed ZeRO-{self._stage} {self._precision} on {self.ranks.size} ranks"
+        """Shards belong to one ZeRO stage; another number of ranks can load them."""
+        return f"DeepSpeed ZeRO-{self._stage} {self._precision}"
 
     def forward(self, inputs: Mapping[str, Any]) -> Any:  # noqa: ANN401
         """Call the model with float inputs in the precision of its weights."""
@@ -108,7 +109,29 @@ class DeepSpeedEngine:
         (folder / "zero_to_fp32.py").unlink(missing_ok=True)
 
     def load(self, folder: Path) -> None:
-        """Read a DeepSpeed checkpoint; it holds pickles, so only after its digests matched."""
+        """Read a DeepSpeed checkpoint; it holds pickles, so only after its digests matched.
+
+        One of another number of ranks is brought into a form that any number can read, and gives
+        the same weights and optimizer states.
+        """
+        if ranks_of(folder) in (0, self.ranks.size):
+            self._load(folder)
+            return
+        kept = [dict(group) for group in self._optimizer.param_groups]
+        self._engine._config.load_universal_checkpoint = True
+        try:
+            with universal_checkpoint(folder, self.ranks) as copy:
+                self._load(copy)
+        finally:
+            self._engine._config.load_universal_checkpoint = False
+        # ZeRO-3 gives all groups the rate and the decay of the first, and one counter of steps that
+        # each of them would raise.
+        for group, before in zip(self._optimizer.param_groups, kept, strict=True):
+            group.update({name: before[name] for name in ("base_lr", "lr", "weight_decay")})
+        for state in self._optimizer.optimizer.state.values():
+            state["step"] = state["step"].clone()
+
+    def _load(self, folder: Path) -> None:
         path, _ = self._engine.load_checkpoint(
             str(folder.parent), tag=folder.name, load_module_strict=False
         )
@@ -147,6 +170,7 @@ def _clips_itself(config: TrainingConfig) -> bool:
 
 def _deepspeed_config(config: TrainingConfig, rows: int) -> dict[str, Any]:
     micro_batch = config.micro_batch or rows
+    offload = {"offload_optimizer": {"device": "cpu"}} if config.offload_optimizer else {}
     return {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": rows // micro_batch,
@@ -156,7 +180,10 @@ def _deepspeed_config(config: TrainingConfig, rows: int) -> dict[str, Any]:
         "zero_optimization": {
             "stage": config.zero_stage,
             "stage3_gather_16bit_weights_on_model_save": True,
+            **offload,
         },
+        # DeepSpeed's own needs a compiler on the machine.
+        "zero_force_ds_cpu_optimizer": False,
     }
 
 

@@ -34,6 +34,12 @@ class TrainingJob:
     threads: int
     """CPU threads of one worker."""
 
+    stop_at_s: float | None = None
+    """When to save and stop, in seconds since the epoch."""
+
+    hears_of_preemption: bool = False
+    """Whether Ray Train watches for machines that are about to be taken away."""
+
     def send_inputs(self) -> None:
         """Make the inputs available to workers on other machines."""
         if self.exchange.is_needed:

@@ -1,6 +1,5 @@
 """What one worker of a training does, from an empty process to the files of the result."""
 
-import json
 import os
 import sys
 from datetime import timedelta
@@ -12,34 +11,16 @@ import ray.train
 import ray.train.collective
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from transformers import PreTrainedModel, ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
 from orchestrator.engines.deepspeed import DeepSpeedEngine
 from orchestrator.engines.job import TrainingJob
 from orchestrator.scratch import scratch
-from workloads.data import Encoder, TrainingBatches, open_shard
-from workloads.mod import calibrate_threshold, is_converted, mod_config
-from workloads.model_folder import open_model_folder, save_model_folder
-from workloads.training import (
-    Ranks,
-    TrainingConfig,
-    TrainingError,
-    TrainingResult,
-    blank_image_for_text,
-    blank_image_inputs,
-    choose_parts,
-    named_parts,
-    train,
-    weights_digest,
-)
+from workloads.training import Ranks
+from workloads.training.session import Session
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 """After this a worker gives up waiting for the others."""
-
-CALIBRATION_SAMPLES = 256
-"""Training samples that set the inference threshold; the first ones of the order."""
 
 
 def train_worker(job: TrainingJob) -> dict[str, Any]:
@@ -84,94 +65,29 @@ def _join_process_group() -> None:
 
 
 def _train(job: TrainingJob, ranks: Ranks, scratch: Path) -> dict[str, Any]:
-    config = job.config
-    rows = config.rows_of_a_rank(ranks.size)
     job = job.on_this_machine(scratch)
-    model, processor = open_model_folder(job.model)
-    choose_parts(model, config.trainable)
-    if config.gradient_checkpointing:
-        model.activation_checkpointing_enable()
-    batches = TrainingBatches(
-        open_shard(job.shard),
-        Encoder(processor),
-        global_batch=config.global_batch,
-        micro_batch=config.micro_batch or rows,
-        seed=config.seed,
-        rank=ranks.rank,
-        world_size=ranks.size,
+    session = Session(model=job.model, shard=job.shard, config=job.config, reporter=job.reporter)
+    weights, result = session.train(
+        ranks,
+        lambda model, config, ranks: DeepSpeedEngine(model, config, ranks=ranks),
+        job.checkpoints.open(ranks, job.reporter.message),
+        notice=_preemption if job.hears_of_preemption else None,
+        stop_at_s=job.stop_at_s,
     )
-    engine = DeepSpeedEngine(model, config, ranks=ranks)
-    with blank_image_for_text(model, blank_image_inputs(model, processor)):
-        result = train(
-            engine,
-            batches,
-            config,
-            reporter=job.reporter,
-            checkpoints=job.checkpoints.open(ranks, job.reporter.message),
-        )
-    weights = engine.full_weights()
     if weights is not None:
         with job.result_folder(scratch) as folder:
-            _write_result(job, folder, weights, result)
+            session.write(folder, weights, result)
     return {
-        "steps": config.steps,
+        "steps": job.config.steps,
         "resumed_at": result.resumed_at,
         "seconds": result.seconds,
         "workers": ranks.size,
     }
 
 
-def _write_result(
-    job: TrainingJob, output: Path, weights: dict[str, Tensor], result: TrainingResult
-) -> None:
-    """Put the weights into a fresh model, which no engine has hooks in, and save that."""
-    model, processor = open_model_folder(job.model)
-    digest = _frozen_digest(model, weights, job.config)
-    dtype = next(weight.dtype for weight in weights.values() if weight.is_floating_point())
-    nn.Module.to(model, dtype)
-    model.load_state_dict(weights)
-    if is_converted(model) and mod_config(model).inference == "threshold":
-        threshold = calibrate_threshold(model, _calibration_batches(job, processor))
-        job.reporter.message(f"inference threshold calibrated to {threshold:.4f}")
-    save_model_folder(model, processor, output / "model")
-    history: dict[str, Any] = {"points": list(result.history), "frozen_digest": digest}
-    if result.events:
-        history["events"] = list(result.events)
-    (output / "history.json").write_text(json.dumps(history, indent=1))
-
-
-def _frozen_digest(
-    before: PreTrainedModel, after: dict[str, Tensor], config: TrainingConfig
-) -> str:
-    """Digest of the weights that were not to learn, in the precision of training.
-
-    Raises:
-        TrainingError: If one of them changed.
-    """
-    frozen = {
-        name: weight.detach().to(after[name].dtype)
-        for name, weight, part in named_parts(before)
-        if part not in config.trainable
-    }
-    digest = weights_digest(frozen)
-    if digest != weights_digest({name: after[name] for name in frozen}):
-        changed = [name for name in frozen if not torch.equal(frozen[name], after[name])]
-        raise TrainingError(
-            f"frozen weights changed in training: {', '.join(changed[:3])}; nothing was saved. "
-            "This is a defect, please report it with the recipe"
-        )
-    return digest
-
-
-def _calibration_batches(job: TrainingJob, processor: ProcessorMixin) -> list[dict[str, Tensor]]:
-    """The same samples whatever the number of workers."""
-    size = job.config.global_batch
-    batches = TrainingBatches(
-        open_shard(job.shard),
-        Encoder(processor),
-        global_batch=size,
-        micro_batch=size,
-        seed=job.config.seed,
-    )
-    steps = range(max(1, CALIBRATION_SAMPLES // size))
-    return [batch for step in steps for batch in batches.at(step)]
+def _preemption() -> str | None:
+    """Tell which machines are about to be taken away; all ranks hear the same."""
+    info = ray.train.get_preemption_info()
+    if info is None:
+        return None
+    return f"node {', '.join(sorted(info.preempted_node_to_ranks))} is about to be taken away"

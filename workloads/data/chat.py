@@ -11,6 +11,7 @@ from transformers import ProcessorMixin
 from workloads.data.records import IMAGE_MARK, Turn
 from workloads.errors import DataError
 from workloads.kinds import TokenKind
+from workloads.text_processor import TextProcessor
 
 # Private-use characters: no template text or user text holds them, and none is white space.
 _SLOT = "\ue000{}\ue001"
@@ -49,7 +50,7 @@ class ChatTemplate:
     has to learn.
     """
 
-    def __init__(self, processor: ProcessorMixin) -> None:
+    def __init__(self, processor: ProcessorMixin | TextProcessor) -> None:
         self._processor = processor
         self._plans: dict[_Shape, tuple[_Piece, ...]] = {}
         self._rendered: dict[tuple[Turn, ...], Rendered] = {}

@@ -13,6 +13,7 @@ from workloads.data.records import Turn
 from workloads.data.shards import Sample
 from workloads.errors import DataError
 from workloads.kinds import TokenKind
+from workloads.text_processor import TextProcessor
 
 Replacements = Sequence[Mapping[str, Any]]
 """Transformers' ``text_replacement_offsets`` of one text: placeholder spans before and after."""
@@ -32,19 +33,22 @@ class Encoder:
     cutting it would lose answer tokens or leave images without their tokens.
 
     Args:
-        processor: An image-text processor with a chat template and a fast tokenizer.
+        processor: An image-text processor, or a text-only model's tokenizer, with a chat template
+            and a fast tokenizer.
         max_tokens: Longest sequence to accept; by default the tokenizer's own limit.
 
     Raises:
         DataError: If the processor lacks a chat template, a fast tokenizer or a pad token.
     """
 
-    def __init__(self, processor: ProcessorMixin, *, max_tokens: int | None = None) -> None:
+    def __init__(
+        self, processor: ProcessorMixin | TextProcessor, *, max_tokens: int | None = None
+    ) -> None:
         _check_processor(processor)
         self._processor = processor
         self._tokenizer = processor.tokenizer
         self._chat = ChatTemplate(processor)
-        self._image_token = str(processor.image_token)  # type: ignore[attr-defined]
+        self._image_token: str | None = processor.image_token  # type: ignore[union-attr]
         self._image_ids = frozenset(processor.image_token_ids)
         self._max_tokens = max_tokens or min(self._tokenizer.model_max_length, _NO_LIMIT)
 
@@ -143,7 +147,10 @@ class Encoder:
         ]
 
     def _check_placeholders(self, sample: Sample, text: str) -> None:
-        placeholders = text.count(self._image_token)
+        if self._image_token is None and sample.images:
+            reason = f"has {len(sample.images)} image(s), but the model reads text only"
+            raise DataError(f"sample {sample.id!r}", "", reason)
+        placeholders = text.count(self._image_token) if self._image_token is not None else 0
         if placeholders != len(sample.images):
             reason = (
                 f"the chat template shows {placeholders} of its {len(sample.images)} image(s); "
@@ -193,10 +200,11 @@ def _to_tensor(values: Any) -> Tensor:  # noqa: ANN401 - processors return tenso
     return torch.stack([torch.as_tensor(value) for value in values])
 
 
-def _check_processor(processor: ProcessorMixin) -> None:
+def _check_processor(processor: ProcessorMixin | TextProcessor) -> None:
     tokenizer = getattr(processor, "tokenizer", None)
     name = type(processor).__name__
-    if tokenizer is None or not getattr(processor, "image_token", None):
+    has_images = isinstance(processor, TextProcessor) or getattr(processor, "image_token", None)
+    if tokenizer is None or not has_images:
         raise DataError(name, "", "is no image-text processor; load one with AutoProcessor")
     if not processor.chat_template:
         raise DataError(name, "", "has no chat template; set processor.chat_template")

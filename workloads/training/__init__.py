@@ -2,12 +2,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from workloads.training.config import TrainingConfig
-from workloads.training.errors import TrainingError
+from workloads.training.errors import TrainingError, TrainingStoppedError
 from workloads.training.guards import Guards
 
 if TYPE_CHECKING:
     from workloads.training.blank_image import blank_image_for_text, blank_image_inputs
-    from workloads.training.checkpoint import Checkpoints, CheckpointStore
+    from workloads.training.checkpoints.saver import Notice
+    from workloads.training.checkpoints.store import Checkpoints, CheckpointStore
     from workloads.training.digest import weights_digest
     from workloads.training.engine import Engine, TorchEngine
     from workloads.training.loop import Batches, TrainingResult, train
@@ -20,11 +21,13 @@ __all__ = [
     "Checkpoints",
     "Engine",
     "Guards",
+    "Notice",
     "Ranks",
     "TorchEngine",
     "TrainingConfig",
     "TrainingError",
     "TrainingResult",
+    "TrainingStoppedError",
     "blank_image_for_text",
     "blank_image_inputs",
     "choose_parts",
@@ -36,7 +39,8 @@ __all__ = [
 
 _MODULES = {
     "blank_image": ("blank_image_for_text", "blank_image_inputs"),
-    "checkpoint": ("Checkpoints", "CheckpointStore"),
+    "checkpoints.saver": ("Notice",),
+    "checkpoints.store": ("Checkpoints", "CheckpointStore"),
     "digest": ("weights_digest",),
     "engine": ("Engine", "TorchEngine"),
     "loop": ("Batches", "TrainingResult", "train"),

@@ -4,14 +4,42 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self, get_args
 
+from workloads.training.checkpoints.timetable import Every
 from workloads.training.errors import TrainingError
 from workloads.training.guards import Guards
 
 Part = Literal["projector", "vision_tower", "language_model", "router"]
 """A part of an image-text model that learns or is frozen as a whole."""
 
+PART_RATES: Mapping[Part, str] = {
+    "router": "router_learning_rate",
+    "projector": "projector_learning_rate",
+    "vision_tower": "vision_learning_rate",
+}
+"""Parts that can have a learning rate of their own, and the field that says it."""
+
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lora:
+    """Adapters that learn in the place of the language model (LoRA, arXiv 2106.09685).
+
+    Raises:
+        ValueError: If a value is out of range; the message names the field.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    """What an adapter adds is scaled by ``alpha / rank``."""
+
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check("lora.rank", self.rank, self.rank >= 1, "at least 1")
+        _check("lora.alpha", self.alpha, self.alpha > 0, "above 0")
+        _check("lora.dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +67,12 @@ class TrainingConfig:
     router_learning_rate: float | None = None
     """Rate of the ``router`` part; None takes ``learning_rate``."""
 
+    projector_learning_rate: float | None = None
+    """Rate of the ``projector`` part; None takes ``learning_rate``."""
+
+    vision_learning_rate: float | None = None
+    """Rate of the ``vision_tower`` part; None takes ``learning_rate``."""
+
     schedule: Schedule = "cosine"
     """How the rates fall after the warm-up: to zero, or not at all."""
 
@@ -59,23 +93,37 @@ class TrainingConfig:
 
     gradient_checkpointing: bool = False
 
+    lora: Lora | None = None
+    """Adapters in the place of the language model's weights; merged into them in the end."""
+
     zero_stage: int = 2
     """What DeepSpeed shards over ranks: 0 nothing, 1 optimizer, 2 gradients, 3 weights too."""
 
-    checkpoint_every: int = 50
-    """Optimizer steps between checkpoints."""
+    offload_optimizer: bool = False
+    """Whether DeepSpeed keeps optimizer states in the machine's memory; takes ``zero_stage`` 1."""
+
+    checkpoint_every: int | str = 50
+    """Optimizer steps between checkpoints, a duration such as ``10min``, or ``auto``: as often as
+    pays off, see `Timetable`."""
+
+    hours_between_failures: float = 24.0
+    """Expected time between two failures of one worker, for ``checkpoint_every: auto``."""
 
     guards: Guards = field(default_factory=Guards)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "global_batch", "checkpoint_every"):
+        Every.parse(self.checkpoint_every)
+        for name in ("steps", "global_batch"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         micro = self.micro_batch
         _check("micro_batch", micro, micro is None or micro >= 1, "at least 1 or None")
-        for name in ("learning_rate", "clip_norm"):
+        for name in ("learning_rate", "clip_norm", "hours_between_failures"):
             _check(name, getattr(self, name), getattr(self, name) > 0, "above 0")
-        rate = self.router_learning_rate
-        _check("router_learning_rate", rate, rate is None or rate > 0, "above 0 or None")
+        for name in PART_RATES.values():
+            rate = getattr(self, name)
+            _check(name, rate, rate is None or rate > 0, "above 0 or None")
+        if self.offload_optimizer and not self.zero_stage:
+            raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3, got 0")
         _check("warmup_ratio", self.warmup_ratio, 0 <= self.warmup_ratio < 1, "in [0, 1)")
         _check("weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
         _check("betas", self.betas, all(0 <= beta < 1 for beta in self.betas), "in [0, 1)")
@@ -85,6 +133,11 @@ class TrainingConfig:
             value, names = getattr(self, name), get_args(known)
             _check(name, value, value in names, f"one of {', '.join(names)}")
         _check_parts(self.trainable)
+        if self.guards.may_roll_back and not isinstance(self.checkpoint_every, int):
+            raise ValueError(
+                f"checkpoint_every must be a number of steps where a guard may roll back, for the "
+                f"result depends on it; got {self.checkpoint_every!r}"
+            )
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -96,7 +149,8 @@ class TrainingConfig:
         """
         tuples = {name: tuple(values[name]) for name in ("trainable", "betas") if name in values}
         guards = Guards.from_json(values.get("guards", {}))
-        return cls(**{**values, **tuples, "guards": guards})
+        lora = Lora(**values["lora"]) if values.get("lora") else None
+        return cls(**{**values, **tuples, "guards": guards, "lora": lora})
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values; `from_json` reads them back."""

@@ -17,3 +17,7 @@ class TrainingError(WorkloadError):
 
     def __str__(self) -> str:
         return self.reason if self.step is None else f"step {self.step}: {self.reason}"
+
+
+class TrainingStoppedError(TrainingError):
+    """A training was told to stop; it goes on from its last checkpoint when it is called again."""

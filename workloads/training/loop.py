@@ -16,16 +16,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from workloads.data.collate import IGNORED_LABEL
 from workloads.mod import RoutingRecord, is_converted, mod_config
 from workloads.reporting import Reporter
-from workloads.training.checkpoint import CheckpointStore
+from workloads.training.checkpoints.saver import Notice, Saver
+from workloads.training.checkpoints.store import CheckpointStore
 from workloads.training.config import TrainingConfig
 from workloads.training.engine import Engine
 from workloads.training.errors import TrainingError
 from workloads.training.flops import StepFlops
 from workloads.training.means import StepMeans
 from workloads.training.meter import Meter
+from workloads.training.micro_batch import count_targets, is_broken, to_device, with_one_target
+from workloads.training.out_of_memory import advice_on_memory
 from workloads.training.rng import random_state, restore_random_state, seed_all
 from workloads.training.router_health import RouterHealth, entropies
 from workloads.training.schedule import rate_factor
@@ -70,6 +72,8 @@ def train(
     reporter: Reporter,
     checkpoints: CheckpointStore,
     report_every: int = 5,
+    notice: Notice | None = None,
+    stop_at_s: float | None = None,
 ) -> TrainingResult:
     """Train from the newest checkpoint, or the beginning, to the last step.
 
@@ -83,16 +87,22 @@ def train(
         reporter: Hears metrics and progress from rank 0.
         checkpoints: Where to continue from and to save to.
         report_every: Steps between reports; the history has every step.
+        notice: Says when to save at once; see `Notice`.
+        stop_at_s: When to save and stop, in seconds since the epoch.
 
     Raises:
+        TrainingStoppedError: If the time is up; call it again to go on.
         TrainingError: If a guard stops the training, or a global batch has no answer tokens.
-            Nothing of that step is in any checkpoint.
+            Nothing of that step is in any checkpoint. Or, with advice, if memory runs out.
     """
     seed_all(config.seed, engine.ranks.rank)
     run = _Run(engine, batches, config, reporter)
+    saver = Saver(
+        checkpoints, engine, config, run.save, reporter, notice=notice, stop_at_s=stop_at_s
+    )
     restored = checkpoints.restore(engine.layout, run.load)
     if restored is None and config.guards.may_roll_back:
-        checkpoints.save(0, engine.layout, run.save)
+        saver.save(0)
     done = resumed_at = restored or 0
     if engine.ranks.is_first:
         reporter.progress(resumed_at, config.steps)
@@ -101,16 +111,17 @@ def train(
     run.meter.restart()
     started = time.monotonic()
     while done < config.steps:
-        decision = run.advance(done)
+        with advice_on_memory(engine.model, config, engine.ranks, done + 1):
+            decision = run.advance(done, saver)
         if decision is not None:
             done = run.roll_back(checkpoints, decision)
             continue
         done += 1
         if done % report_every == 0 or done == config.steps:
-            run.report()
-        if done % config.checkpoint_every == 0 and done < config.steps:
-            run.watch.checkpoint_is_due(done)
-            checkpoints.save(done, engine.layout, run.save)
+            run.report(saver.left_s(done))
+        if done < config.steps:
+            saver.after(done, run.watch.checkpoint_is_due)
+    saver.finish()
     seconds = time.monotonic() - started
     return TrainingResult(tuple(run.history), resumed_at, seconds, tuple(run.watch.memory.events))
 
@@ -129,8 +140,12 @@ class _Run:
         self._mod = mod_config(engine.model) if is_converted(engine.model) else None
         self.meter = Meter(engine.ranks, _price(engine, config))
 
-    def advance(self, step: int) -> Event | None:
+    def advance(self, step: int, saver: Saver) -> Event | None:
         """Do optimizer step ``step`` (0-based) and append its point to the history.
+
+        Args:
+            step: Which one.
+            saver: Votes on what is to be done after it.
 
         Returns:
             The reason to go back to an earlier step; then the history has no point of this one.
@@ -140,7 +155,7 @@ class _Run:
         if self.watch.is_left_out(step):
             self.history.append({"step": step + 1, **point, "skipped": 1.0})
             return None
-        means, figures = self._compute(step)
+        means, figures = self._compute(step, saver)
         point = {"step": step + 1, **means, **point, "grad_norm": figures.grad_norm}
         decision = self._decide(figures)
         if decision is None or decision.action == "warn":
@@ -149,6 +164,8 @@ class _Run:
             return None
         if not figures.broken_inputs:
             self._engine.discard()
+        if decision.action in ("stop", "rollback"):
+            saver.finish()
         if decision.action == "stop":
             raise TrainingError(str(decision), step + 1)
         if decision.action == "rollback":
@@ -170,13 +187,15 @@ class _Run:
             self._reporter.message(f"back to step {done}; rates from {before.good} on x {rate:g}")
         return done
 
-    def _compute(self, step: int) -> tuple[Point, Figures]:
-        """Sum the gradient of the step's global batch."""
+    def _compute(self, step: int, saver: Saver) -> tuple[Point, Figures]:
+        """Sum the gradient of the step's global batch, and what ranks decide together."""
         engine = self._engine
         with self.meter.waiting():
             host = self._batches.at(step)
         targets = [count_targets(batch) for batch in host]
-        all_targets, broken = engine.ranks.sum([sum(targets), sum(map(_is_broken, host))])
+        said = [sum(targets), sum(map(is_broken, host)), *saver.votes()]
+        all_targets, broken, *votes = engine.ranks.sum(said)
+        saver.hear(votes)
         if all_targets == 0:
             raise TrainingError("no sample of the global batch has an answer token", step + 1)
         if broken:
@@ -184,7 +203,7 @@ class _Run:
             return {}, nothing
         means = StepMeans()
         for index, (on_host, count) in enumerate(zip(host, targets, strict=True)):
-            batch = _to_device(on_host, engine.ranks.device)
+            batch = to_device(on_host, engine.ranks.device)
             record = self._record()
             loss = engine.forward(self._inputs(batch, count, record)).loss
             share = count / all_targets
@@ -211,9 +230,11 @@ class _Run:
                 self._reporter.metrics(event.step, {f"guard/{event.guard}": event.value})
         return events[-1] if events else None
 
-    def report(self) -> None:
+    def report(self, next_checkpoint_s: float | None) -> None:
         """Tell the newest point, and how it goes; every rank has a part in that."""
         signals = self.meter.read()
+        if next_checkpoint_s is not None:
+            signals["next_checkpoint_s"] = next_checkpoint_s
         if not self._engine.ranks.is_first:
             return
         point = dict(self.history[-1])
@@ -249,7 +270,7 @@ class _Run:
     ) -> dict[str, Any]:
         inputs = {**batch, "use_cache": False}
         if targets == 0:
-            inputs["labels"] = _with_one_target(batch)
+            inputs["labels"] = with_one_target(batch)
         if record is None:
             inputs.pop("token_kinds", None)
         else:
@@ -262,25 +283,3 @@ def _price(engine: Engine, config: TrainingConfig) -> StepFlops | None:
     if device.type != "cuda":
         return None
     return StepFlops.of_model(engine.model, config, torch.cuda.get_device_name(device))
-
-
-def count_targets(batch: Mapping[str, Tensor]) -> int:
-    """Positions that are predicted: all labels but the first of a row and the ignored ones."""
-    return int((batch["labels"][:, 1:] != IGNORED_LABEL).sum())
-
-
-def _is_broken(batch: Mapping[str, Tensor]) -> bool:
-    """Whether an input, such as a pixel, is NaN or infinite; a sum tells in one pass."""
-    floats = (value for value in batch.values() if value.is_floating_point())
-    return any(not math.isfinite(float(value.sum(dtype=torch.float64))) for value in floats)
-
-
-def _with_one_target(batch: Mapping[str, Tensor]) -> Tensor:
-    """Labels that keep the mean loss of a batch without answers finite; its weight is zero."""
-    labels = batch["labels"].clone()
-    labels[:, -1] = batch["input_ids"][:, -1]
-    return labels
-
-
-def _to_device(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Any]:
-    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}

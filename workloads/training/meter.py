@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ class Meter:
             where the device's peak is known.
         """
         seconds = self._clock() - self._started
-        peak = _peak_memory(self._ranks.device)
+        peak = peak_memory(self._ranks.device)
         mine = (self._counts.tolist(), self._waited, peak, _routed(self._records))
         everyones = self._ranks.gather(mine)
         counts = zip(*(each[0] for each in everyones), strict=True)
@@ -116,8 +117,12 @@ def _shares(ranks: Sequence[Mapping[int, list[list[float]]]]) -> dict[str, float
     return named
 
 
-def _peak_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the most: allocated on a device, or resident in this process on a CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB.
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # What getrusage says starts at the peak of the process that started this one.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))

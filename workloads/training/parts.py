@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from workloads.training.config import Part, TrainingConfig
+from workloads.training.config import PART_RATES, Part, TrainingConfig
 from workloads.training.errors import TrainingError
 
 _ROUTER = re.compile(r"(^|\.)mod_router(\.|$)")
@@ -51,14 +51,14 @@ def parameter_groups(model: PreTrainedModel, config: TrainingConfig) -> list[dic
     Every group has a ``base_lr``, which the schedule multiplies. Vectors (biases, norms) are
     not decayed. Groups keep registration order, so that optimizer states line up on a resume.
     """
-    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    groups: dict[tuple[str, bool], dict[str, Any]] = {}
     for _, parameter, part in named_parts(model):
         if not parameter.requires_grad:
             continue
-        is_router, is_decayed = part == "router", parameter.ndim > 1
-        rate = (config.router_learning_rate if is_router else None) or config.learning_rate
+        own_rate = getattr(config, PART_RATES[part]) if part in PART_RATES else None
+        rate, is_decayed = own_rate or config.learning_rate, parameter.ndim > 1
         group = groups.setdefault(
-            (is_router, is_decayed),
+            (part if own_rate or part == "router" else "", is_decayed),
             {
                 "params": [],
                 "lr": rate,

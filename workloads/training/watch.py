@@ -147,10 +147,15 @@ class Watch:
         self.memory.events += [event.to_json() for event in events]
         return sorted(events, key=lambda event: get_args(Action).index(event.action))
 
-    def checkpoint_is_due(self, done: int) -> None:
-        """Note that the state after ``done`` steps is kept, as good unless a layer collapsed."""
+    def checkpoint_is_due(self, done: int) -> int:
+        """Note that the state after ``done`` steps is kept, as good unless a layer collapsed.
+
+        Returns:
+            Steps done at the state that a rollback would return to.
+        """
         if not self.memory.collapsed:
             self.memory.good = done
+        return self.memory.good
 
     def roll_back(self, before: Memory, event: Event) -> None:
         """Lower the rates, after the state at ``before.good`` steps has been restored.

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import ExitCode, main
+from tests.workloads.models.test_text import write_tiny_llama
 from workloads.arank import read_profile
 
 
@@ -21,6 +22,22 @@ def test_the_verb_measures_chooses_and_explains(
     assert sum(told["capacities"].values()) == pytest.approx(1.0)
     assert read_profile(tmp_path).digest == told["profile"]["digest"]
     assert (tmp_path / "arank-task.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.ray
+def test_the_verb_ranks_a_text_only_decoder(
+    local_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_tiny_llama(tmp_path / "llama")
+    turns = [{"from": "human", "value": "How many?"}, {"from": "gpt", "value": "12"}]
+    records = [{"id": str(number), "conversations": turns} for number in range(3)]
+    data = tmp_path / "text.json"
+    data.write_text(json.dumps(records))
+    arguments = ["arank", str(model), "--data", str(data), "--samples", "2", "--cpus", "0.4"]
+    assert main([*arguments, "--json"]) == ExitCode.DONE
+    told = json.loads(capsys.readouterr().out)
+    assert told["profile"]["layers"] == 2
+    assert told["selection"]["layers"] == [1]
 
 
 @pytest.mark.parametrize(

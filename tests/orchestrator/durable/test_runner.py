@@ -1,5 +1,6 @@
 import json
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from orchestrator.durable import (
     Runner,
     StepFailedError,
     Store,
+    TimeIsUpError,
     list_runs,
     read_spec,
     read_status,
@@ -40,7 +42,7 @@ class Scripted:
         self.executor, self.clock = ScriptedExecutor(capacity), FakeClock()
         self.listener, self.steps = Listener(), steps
 
-    def of(self, *declared: object) -> Runner:
+    def of(self, *declared: object, stop_at_s: float | None = None) -> Runner:
         return Runner(
             "run",
             declared,  # type: ignore[arg-type]
@@ -48,6 +50,7 @@ class Scripted:
             start_executor=self.executor,
             observer=self.listener,
             clock=self.clock,
+            stop_at_s=stop_at_s,
         )
 
     def running(self) -> list[str]:
@@ -185,6 +188,51 @@ def test_after_a_failure_nothing_starts_and_what_runs_is_finished(scripted: Scri
     scripted.executor.fail("d", FailureKind.SYSTEM)
     assert runner.tick()
     assert states(runner) == {"a": "failed", "b": "succeeded", "c": "waiting", "d": "failed"}
+
+
+def test_when_the_time_is_up_nothing_starts_and_what_runs_may_save_itself(
+    scripted: Scripted,
+) -> None:
+    steps = scripted.steps
+    stopping = Retry(errors=("TrainingStoppedError",))
+    runner = scripted.of(
+        steps.step("a"),
+        steps.step("b", retry=stopping),
+        steps.step("c", inputs={"a": "a"}),
+        stop_at_s=time.time() + 10.0,
+    )
+    runner.tick()
+    assert {task.stop_at_s is not None for task in scripted.executor.submitted} == {True}
+    scripted.clock.sleep(11.0)
+    scripted.executor.succeed("a")
+    assert not runner.tick(), "b has a minute"
+    scripted.executor.fail("b", FailureKind.TRANSIENT)
+    with pytest.raises(TimeIsUpError, match="continue with: gammaray resume run") as caught:
+        runner.tick()
+    assert caught.value.exit_code == 3
+    assert states(runner) == {"a": "succeeded", "b": "backoff", "c": "waiting"}
+
+
+def test_what_does_not_stop_in_time_is_stopped(scripted: Scripted) -> None:
+    runner = scripted.of(scripted.steps.step("a"), stop_at_s=time.time() - 55.0)
+    with pytest.raises(TimeIsUpError):
+        runner.tick()
+    assert scripted.running() == []
+    runner = scripted.of(scripted.steps.step("a"), stop_at_s=time.time() + 1.0)
+    runner.tick()
+    scripted.clock.sleep(55.0)
+    assert not runner.tick()
+    scripted.clock.sleep(10.0)
+    with pytest.raises(TimeIsUpError):
+        runner.tick()
+
+
+def test_a_run_that_stopped_in_time_is_resumable(steps: Steps) -> None:
+    with pytest.raises(TimeIsUpError):
+        steps.run(steps.chain(), stop_at_s=time.time())
+    assert read_status(steps.store, "run").state is RunState.RESUMABLE
+    steps.run(steps.chain())
+    assert steps.ran() == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("error", ["connection", "full"])

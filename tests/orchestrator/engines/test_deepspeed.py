@@ -14,12 +14,12 @@ from tests.workloads.training.tiny import (
     FakeBatches,
     Listener,
     NoCheckpoints,
+    PromptCheckpoints,
     blank_image,
     run_on_ranks,
     tiny_llava,
 )
 from workloads.training import (
-    Checkpoints,
     Guards,
     Ranks,
     TorchEngine,
@@ -66,7 +66,7 @@ def train_tiny(
     engine = engine_type(model, config, ranks=ranks)
     checkpoints: Any = NoCheckpoints()
     if folder := options.pop("store", None):
-        checkpoints = Checkpoints(
+        checkpoints = PromptCheckpoints(
             objects=open_store(folder), prefix="training", writer="first", ranks=ranks, warn=print
         )
     micro_batch = config.micro_batch or 2
@@ -141,6 +141,44 @@ def resume_bit_for_bit(folder: str) -> None:
         if weights is not None:
             assert undisturbed is not None
             assert all(torch.equal(weights[name], undisturbed[name]) for name in weights)
+
+
+def resume_on_another_number_of_ranks(folder: str, dies_at: int | None, resumed_at: int) -> None:
+    """One leg of a training whose number of ranks changes on the way."""
+
+    class Dying(FakeBatches):
+        def at(self, step: int) -> list[dict[str, Tensor]]:
+            if step == dies_at:
+                raise KilledError
+            return super().at(step)
+
+    for stage in (0, 1, 2, 3):
+        rates = {"router_learning_rate": None, "vision_learning_rate": 1e-3}
+        config = a_config(zero_stage=stage, steps=7, micro_batch=1, **rates)
+        store = f"{folder}/zero-{stage}"
+        if dies_at is not None:
+            with pytest.raises(KilledError):
+                train_tiny(config, Dying, store=store)
+            continue
+        weights, result = train_tiny(config, Dying, store=store)
+        assert result.resumed_at == resumed_at
+        if weights is None:
+            continue
+        expected, reference = alone(config)
+        losses = [point["loss"] for point in result.history]
+        undisturbed = [point["loss"] for point in reference.history]
+        assert losses == pytest.approx(undisturbed, rel=1e-5), f"ZeRO-{stage}"
+        for name, weight in expected.items():
+            torch.testing.assert_close(weights[name], weight, atol=2e-5, rtol=1e-4)
+
+
+def test_a_training_goes_on_with_fewer_ranks_and_with_more_again(tmp_path: Path) -> None:
+    legs = ((2, 3, 0), (1, 5, 2), (2, None, 4))
+    for number, (size, dies_at, resumed_at) in enumerate(legs):
+        meeting_point = tmp_path / f"leg-{number}"
+        meeting_point.mkdir()
+        leg = resume_on_another_number_of_ranks
+        run_on_ranks(leg, size, meeting_point, str(tmp_path), dies_at, resumed_at)
 
 
 class ExplodingDeepSpeed(Exploding, DeepSpeedEngine):

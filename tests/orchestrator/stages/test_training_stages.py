@@ -1,5 +1,6 @@
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from workloads.mod import MoDConfig, convert, load_pretrained, mod_config, save_
 from workloads.models import load_model
 from workloads.models.architecture import Architecture, build_model
 from workloads.models.processor import build_processor, train_tokenizer
-from workloads.training import TrainingError
+from workloads.training import TrainingError, TrainingStoppedError
 
 pytestmark = pytest.mark.ray
 
@@ -99,6 +100,7 @@ class Step:
     settings: Mapping[str, Any] = field(default_factory=dict)
     reporter: Told | None = None
     attempt: int = 1
+    stop_at_s: float | None = None
 
     def run(self, function: Callable[[StepContext], None]) -> Path:
         """Run a stage as the durable run does: inside a Ray task that takes no CPU."""
@@ -119,9 +121,16 @@ class Step:
             measurement=measurement,
             checkpoint_prefix="checkpoints/key",
             reporter=self.reporter or Told(self.root),
+            stop_at_s=self.stop_at_s,
         )
         ray.get(ray.remote(num_cpus=0)(function).remote(context))
         return output
+
+
+def has_continued(reporter: Told) -> bool:
+    """Whether a checkpoint was used: the newest may still have been on its way."""
+    texts = [f"continuing after step {step} of 8" for step in (2, 4)]
+    return any(text in texts for text in reporter.heard("messages"))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -154,7 +163,7 @@ def test_a_lost_worker_costs_no_bit_of_the_result(
     reporter = EndingItsWorker(tmp_path / "disturbed")
     disturbed = Step(tmp_path / "disturbed", folders, FINETUNE, reporter=reporter).run(finetune)
     assert files(disturbed) == files(undisturbed)
-    assert "continuing after step 4 of 8" in reporter.heard("messages")
+    assert has_continued(reporter)
     thresholds = mod_config(load_pretrained(disturbed / "model")).thresholds
     assert thresholds is not None
     assert all(0 < threshold < 1 for threshold in thresholds)
@@ -170,7 +179,49 @@ def test_a_later_attempt_continues_where_an_earlier_one_was_lost(
         step.run(finetune)
     step.attempt = 2
     step.run(finetune)
-    assert "continuing after step 4 of 8" in reporter.heard("messages")
+    assert has_continued(reporter)
+
+
+def test_a_later_attempt_goes_on_with_fewer_workers(
+    tmp_path: Path, inputs: dict[str, Artifact], local_ray: None
+) -> None:
+    folders = {"model": inputs["mod"], "data": inputs["data"]}
+    undisturbed = Step(tmp_path / "undisturbed", folders, FINETUNE).run(finetune)
+    (tmp_path / "disturbed").mkdir()
+    reporter = EndingItsWorker(tmp_path / "disturbed")
+    step = Step(tmp_path / "disturbed", folders, FINETUNE, {"max_failures": 0}, reporter)
+    with pytest.raises(ray.exceptions.RayTaskError, match="WorkerGroupError"):
+        step.run(finetune)
+    step.attempt, step.settings = 2, {"workers": 1}
+    disturbed = step.run(finetune)
+    assert has_continued(reporter)
+    assert losses(disturbed) == pytest.approx(losses(undisturbed), rel=1e-4)
+
+
+def losses(output: Path) -> list[float]:
+    return [point["loss"] for point in json.loads((output / "history.json").read_text())["points"]]
+
+
+def test_a_training_uses_the_workers_that_the_cluster_has_room_for(
+    tmp_path: Path, inputs: dict[str, Artifact], local_ray: None
+) -> None:
+    folders = {"model": inputs["dense"], "data": inputs["data"]}
+    training = ALIGN | {"global_batch": 12}
+    Step(tmp_path, folders, training, {"workers": [1, 4]}).run(align)
+    assert json.loads((tmp_path / "m-1" / "training.json").read_text())["workers"] == 2
+
+
+def test_a_training_stops_in_time_and_can_go_on(
+    tmp_path: Path, inputs: dict[str, Artifact], local_ray: None
+) -> None:
+    folders = {"model": inputs["dense"], "data": inputs["data"]}
+    step = Step(tmp_path, folders, ALIGN, {"workers": 1}, stop_at_s=time.time())
+    with pytest.raises(TrainingStoppedError, match="step 1: the time is up"):
+        step.run(align)
+    step.attempt, step.stop_at_s = 2, None
+    step.reporter = Told(tmp_path)
+    step.run(align)
+    assert "continuing after step 1 of 2" in step.reporter.heard("messages")
 
 
 def test_an_error_that_would_come_again_ends_the_step_with_its_own_type(

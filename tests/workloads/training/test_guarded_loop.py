@@ -10,9 +10,14 @@ from torch import Tensor
 
 from orchestrator.durable import open_store
 from tests.workloads.training.poison import ExplodingTorch, Marked, NaNPixel
-from tests.workloads.training.tiny import FakeBatches, Listener, run_on_ranks, tiny_llava
+from tests.workloads.training.tiny import (
+    FakeBatches,
+    Listener,
+    PromptCheckpoints,
+    run_on_ranks,
+    tiny_llava,
+)
 from workloads.training import (
-    Checkpoints,
     Guards,
     Ranks,
     TrainingConfig,
@@ -47,7 +52,7 @@ def train_tiny(
     choose_parts(model, config.trainable)
     engine = ExplodingTorch(model, config)
     listener = listener or Listener()
-    checkpoints = Checkpoints(
+    checkpoints = PromptCheckpoints(
         objects=open_store(str(store)),
         prefix="training",
         writer=writer,
@@ -103,7 +108,7 @@ def train_tiny_with(engine: type[ExplodingTorch], store: Path) -> None:
     )
     model = tiny_llava()
     choose_parts(model, config.trainable)
-    checkpoints = Checkpoints(
+    checkpoints = PromptCheckpoints(
         objects=open_store(str(store)), prefix="t", writer="w", ranks=Ranks(), warn=print
     )
     train(engine(model, config), Marked(), config, reporter=Listener(), checkpoints=checkpoints)

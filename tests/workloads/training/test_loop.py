@@ -1,6 +1,4 @@
 import random
-import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +8,14 @@ import torch
 from torch import Tensor
 
 from orchestrator.durable import open_store
-from tests.workloads.training.tiny import FakeBatches, Listener, NoCheckpoints, tiny_llava
+from tests.workloads.training.tiny import (
+    FakeBatches,
+    Listener,
+    NoCheckpoints,
+    PromptCheckpoints,
+    tiny_llava,
+)
 from workloads.training import (
-    Checkpoints,
     Ranks,
     TorchEngine,
     TrainingConfig,
@@ -62,7 +65,7 @@ def train_tiny(
     listener = listener or Listener()
     checkpoints: Any = NoCheckpoints()
     if store is not None:
-        checkpoints = Checkpoints(
+        checkpoints = PromptCheckpoints(
             objects=open_store(str(store)),
             prefix="training",
             writer=writer,
@@ -186,133 +189,3 @@ def test_bf16_trains_close_to_fp32() -> None:
     _, coarse = train_tiny(a_config(precision="bf16"))
     assert coarse.history[-1]["loss"] == pytest.approx(exact.history[-1]["loss"], rel=0.02)
     assert coarse.history[-1]["loss"] != exact.history[-1]["loss"]
-
-
-def corrupt(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    path.write_bytes(data)
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-10])
-
-
-@pytest.mark.parametrize(
-    ("damage", "reason"),
-    [
-        (corrupt, "does not have the contents"),
-        (truncate, r"has \d+ bytes instead of"),
-        (Path.unlink, "is missing"),
-    ],
-)
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
-    tmp_path: Path, damage: Callable[[Path], None], reason: str
-) -> None:
-    undisturbed, _ = train_tiny(a_config())
-    batches = DyingBatches()
-    batches.dies_at = 5
-    with pytest.raises(KilledError):
-        train_tiny(a_config(), batches=batches, store=tmp_path)
-    (newest,) = tmp_path.glob("training/first/000000004-*/torch-engine.pt")
-    damage(newest)
-    listener = Listener()
-    weights, result = train_tiny(a_config(), listener=listener, store=tmp_path, writer="second")
-    assert result.resumed_at == 2
-    (warning,) = [text for text in listener.messages if "is not used" in text]
-    assert "000000004-001" in warning
-    assert re.search(rf"torch-engine.pt {reason}", warning)
-    assert_same(undisturbed, weights)
-
-
-def checkpoints_of_one(folder: Path, warnings: list[str]) -> Checkpoints:
-    return Checkpoints(
-        objects=open_store(str(folder)),
-        prefix="training",
-        writer="first",
-        ranks=Ranks(),
-        warn=warnings.append,
-    )
-
-
-@pytest.mark.parametrize(
-    "manifest", [b"", b'{"format": 1, "st', b"[]", b'{"format": 1, "files": []}', b"\xff\xfe{"]
-)
-def test_a_torn_manifest_is_named_and_the_checkpoint_before_is_used(
-    tmp_path: Path, manifest: bytes
-) -> None:
-    warnings: list[str] = []
-    store = checkpoints_of_one(tmp_path, warnings)
-    for step in (1, 2):
-        store.save(step, "x", lambda folder: (folder / "state").touch())
-    (torn,) = tmp_path.glob("training/first/000000002-*/manifest.json")
-    torn.write_bytes(manifest)
-    assert store.restore("x", lambda folder: None) == 1
-    assert "000000002-001 is not used: its manifest.json" in warnings[0]
-
-
-def test_a_rollback_drops_what_is_newer_and_keeps_what_it_found(tmp_path: Path) -> None:
-    store = Checkpoints(
-        objects=open_store(str(tmp_path)),
-        prefix="training",
-        writer="first",
-        ranks=Ranks(),
-        keep=3,
-        warn=print,
-    )
-    for step in (2, 4, 6):
-        store.save(step, "x", lambda folder: (folder / "state").touch())
-    assert store.roll_back(1, "x", lambda folder: None) is None
-    assert store.roll_back(5, "x", lambda folder: None) == 4
-    assert store.restore("x", lambda folder: None) == 4
-    left = sorted(path.name for path in tmp_path.glob("training/first/*"))
-    assert left == ["000000002-001", "000000004-001"]
-
-
-def test_an_unfinished_checkpoint_is_ignored(tmp_path: Path) -> None:
-    batches = DyingBatches()
-    batches.dies_at = 5
-    with pytest.raises(KilledError):
-        train_tiny(a_config(), batches=batches, store=tmp_path)
-    (manifest,) = tmp_path.glob("training/first/000000004-*/manifest.json")
-    manifest.unlink()
-    _, result = train_tiny(a_config(), store=tmp_path, writer="second")
-    assert result.resumed_at == 2
-
-
-def test_the_last_two_checkpoints_are_kept_and_predecessors_cleaned_up(tmp_path: Path) -> None:
-    def checkpoints(writer: str) -> Checkpoints:
-        return Checkpoints(
-            objects=open_store(str(tmp_path)),
-            prefix="training",
-            writer=writer,
-            predecessors="run-",
-            ranks=Ranks(),
-            warn=print,
-        )
-
-    def write(folder: Path) -> None:
-        (folder / "state").write_text("state")
-
-    checkpoints("another").save(1, "x", write)
-    for step in (1, 2, 3):
-        checkpoints("run-1").save(step, "x", write)
-    checkpoints("run-2").save(4, "x", write)
-    folders = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("training/*/*"))
-    assert folders == [
-        "training/another/000000001-001",
-        "training/run-1/000000003-001",
-        "training/run-2/000000004-001",
-    ]
-
-
-def test_a_checkpoint_of_another_engine_or_format_is_left_alone(tmp_path: Path) -> None:
-    warnings: list[str] = []
-    store = checkpoints_of_one(tmp_path, warnings)
-    store.save(1, "two ranks", lambda folder: (folder / "state").touch())
-    store.save(2, "one rank", lambda folder: (folder / "state").touch())
-    (manifest,) = tmp_path.glob("training/first/000000002-*/manifest.json")
-    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
-    assert store.restore("one rank", lambda folder: None) is None
-    assert "has format 2" in warnings[0]
-    assert "was written by two ranks, this is one rank" in warnings[1]

@@ -1,7 +1,7 @@
 """A tiny image-text model, batches for it, and a way to run functions on two ranks."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from workloads.training import Checkpoints
 
 IMAGE, PATCHES, PIXELS, VOCABULARY = 3, 4, 8, 40
 
@@ -139,8 +141,30 @@ class NoCheckpoints:
     def roll_back(self, step: int, layout: str, load: Callable[[Path], None]) -> int | None:
         return None
 
-    def save(self, step: int, layout: str, write: Callable[[Path], None]) -> None:
+    def save(
+        self,
+        step: int,
+        layout: str,
+        write: Callable[[Path], None],
+        *,
+        protected: Collection[int] = (),
+    ) -> None:
         pass
+
+    is_uploaded = True
+
+    def finish(self) -> None:
+        return None
+
+
+class PromptCheckpoints(Checkpoints):
+    """Checkpoints that are whole a step after they were begun, so that tests know what is kept."""
+
+    @property
+    def is_uploaded(self) -> bool:
+        if self._pending is not None:
+            self._pending.upload.result()
+        return True
 
 
 def run_on_ranks(function: Callable[..., None], size: int, folder: Path, *args: Any) -> None:

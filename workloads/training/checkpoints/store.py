@@ -4,21 +4,17 @@ A checkpoint is a folder of files from all ranks and one ``manifest.json``, writ
 create-only, with the size and SHA-256 of every file. What has no manifest was never finished.
 """
 
-import hashlib
-import json
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from workloads.training.checkpoints.manifest import MANIFEST, Manifest, fault_of
+from workloads.training.checkpoints.upload import Objects, Upload
 from workloads.training.ranks import Ranks
-
-FORMAT = 1
-"""Version of the manifest; checkpoints of another one are left alone."""
-
-_MANIFEST = "manifest.json"
 
 
 class CheckpointStore(Protocol):
@@ -44,84 +40,38 @@ class CheckpointStore(Protocol):
             Its step, or None if there is none; then nothing was dropped.
         """
 
-    def save(self, step: int, layout: str, write: Callable[[Path], None]) -> None:
-        """Keep the state after ``step`` optimizer steps.
+    def save(
+        self,
+        step: int,
+        layout: str,
+        write: Callable[[Path], None],
+        *,
+        protected: Collection[int] = (),
+    ) -> None:
+        """Write down the state after ``step`` optimizer steps, and begin to upload it.
+
+        What was begun before must have been finished.
 
         Args:
             step: Optimizer steps done.
             layout: See `Engine.layout`.
             write: Puts this rank's files into a folder; ranks choose different names.
+            protected: Steps whose checkpoints stay beside the newest ones.
+        """
+
+    @property
+    def is_uploaded(self) -> bool:
+        """Whether `finish` would have nothing to wait for on this rank."""
+
+    def finish(self) -> str | None:
+        """Complete the checkpoint that is on its way, if there is one.
+
+        Returns:
+            Why it could not be kept, the same text on all ranks; None if all is well.
         """
 
 
-class StoredFile(Protocol):
-    """What is known of an uploaded file."""
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-
-    @property
-    def sha256(self) -> str:
-        """Digest in hexadecimal digits."""
-
-
-class Objects(Protocol):
-    """Named objects, such as a durable store's: names are relative and "/"-separated."""
-
-    def create(self, path: str, data: bytes) -> bool:
-        """Write a new object, whole or not at all; False if there is one already."""
-
-    def read(self, path: str) -> bytes:
-        """Return an object's bytes; raises FileNotFoundError."""
-
-    def list(self, prefix: str) -> list[str]:
-        """All object names below a folder, sorted."""
-
-    def delete(self, prefix: str) -> None:
-        """Remove an object, or a folder with all in it."""
-
-    def upload(self, local: Path, path: str) -> StoredFile:
-        """Keep a file durably; one that lies in place already is not copied."""
-
-    def download(self, path: str, local: Path) -> None:
-        """Copy an object to a file; raises FileNotFoundError."""
-
-    def local_path(self, path: str) -> Path | None:
-        """Where an object or folder lies on this machine, or None."""
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a finished checkpoint consists of."""
-
-    step: int
-    layout: str
-    files: dict[str, tuple[int, str]]
-    """File name to size in bytes and SHA-256."""
-
-    def to_bytes(self) -> bytes:
-        """Return it as JSON."""
-        return json.dumps(
-            {"format": FORMAT, "step": self.step, "layout": self.layout, "files": self.files},
-            indent=1,
-            sort_keys=True,
-        ).encode()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> "Manifest":
-        """Read it back; raises ValueError with the reason when it cannot be used."""
-        try:
-            values: dict[str, Any] = json.loads(data)
-            if values["format"] != FORMAT:
-                raise ValueError(f"has format {values['format']}, this version reads {FORMAT}")
-            files = {name: (size, sha256) for name, (size, sha256) in values["files"].items()}
-            return cls(values["step"], values["layout"], files)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"is not a checkpoint manifest: {error!r}") from error
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Checkpoints:
     """A `CheckpointStore` over named objects.
 
@@ -144,6 +94,8 @@ class Checkpoints:
     warn: Callable[[str], None]
     """Takes one line for a person; called on rank 0."""
 
+    _pending: "_Pending | None" = field(default=None, init=False)
+
     def restore(self, layout: str, load: Callable[[Path], None]) -> int | None:
         """Try finished checkpoints from the newest on; warn of those that cannot be used."""
         names = self.ranks.from_first(self._finished() if self.ranks.is_first else [])
@@ -159,22 +111,50 @@ class Checkpoints:
                 self._drop(name)
         return restored
 
-    def save(self, step: int, layout: str, write: Callable[[Path], None]) -> None:
-        """Write and upload every rank's files, then the manifest, then drop old ones."""
+    def save(
+        self,
+        step: int,
+        layout: str,
+        write: Callable[[Path], None],
+        *,
+        protected: Collection[int] = (),
+    ) -> None:
+        """Write every rank's files on its own machine and upload them in a thread."""
+        assert self._pending is None, "the checkpoint before was not finished"
         name = self.ranks.from_first(self._free_name(step) if self.ranks.is_first else "")
-        with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
-            write(Path(folder))
-            stored = {
-                file.name: self.objects.upload(file, f"{name}/{file.name}")
-                for file in sorted(Path(folder).iterdir())
-            }
-        mine = {file: (record.size, record.sha256) for file, record in stored.items()}
-        everyones = self.ranks.gather(mine)
-        if self.ranks.is_first:
-            files = {file: record for part in everyones for file, record in part.items()}
-            manifest = Manifest(step, layout, files)
-            self.objects.create(f"{name}/{_MANIFEST}", manifest.to_bytes())
-            self._drop_old()
+        folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
+        try:
+            write(folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        upload = Upload(self.objects, name, folder)
+        self._pending = _Pending(upload, step, layout, frozenset(protected))
+
+    @property
+    def is_uploaded(self) -> bool:
+        """Whether this rank's files are in the store, or nothing is on its way."""
+        return self._pending is None or self._pending.upload.is_over
+
+    def finish(self) -> str | None:
+        """Write the manifest over all ranks' files, then drop old checkpoints."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return None
+        everyones = self.ranks.gather(pending.upload.result())
+        fault = next((fault for _, fault in everyones if fault is not None), None)
+        if fault is None and self.ranks.is_first:
+            files = {file: record for part, _ in everyones for file, record in part.items()}
+            fault = self._conclude(pending, Manifest(pending.step, pending.layout, files))
+        return self.ranks.from_first(fault)
+
+    def _conclude(self, pending: "_Pending", manifest: Manifest) -> str | None:
+        try:
+            self.objects.create(f"{pending.upload.name}/{MANIFEST}", manifest.to_bytes())
+            self._drop_old(pending.protected)
+        except Exception as error:  # noqa: BLE001 - all ranks have to hear of it
+            return f"{type(error).__name__}: {error}"
+        return None
 
     def _restore_first(
         self, names: list[str], layout: str, load: Callable[[Path], None]
@@ -184,9 +164,9 @@ class Checkpoints:
 
     def _restore_one(self, name: str, layout: str, load: Callable[[Path], None]) -> int | None:
         try:
-            manifest = Manifest.from_bytes(self.objects.read(f"{name}/{_MANIFEST}"))
+            manifest = Manifest.from_bytes(self.objects.read(f"{name}/{MANIFEST}"))
         except (ValueError, FileNotFoundError) as error:
-            self._skip(name, f"its {_MANIFEST} {error}")
+            self._skip(name, f"its {MANIFEST} {error}")
             return None
         if manifest.layout != layout:
             self._skip(name, f"it was written by {manifest.layout}, this is {layout}")
@@ -211,7 +191,7 @@ class Checkpoints:
             try:
                 if not is_here:
                     self.objects.download(f"{name}/{file}", folder / file)
-                fault = _fault(folder / file, size, sha256)
+                fault = fault_of(folder / file, size, sha256)
             except FileNotFoundError:
                 fault = "is missing"
             if fault is not None:
@@ -230,7 +210,7 @@ class Checkpoints:
 
     def _finished(self) -> list[str]:
         """Names of finished checkpoints, from the newest step to the oldest."""
-        ending = f"/{_MANIFEST}"
+        ending = f"/{MANIFEST}"
         names = [path for path in self.objects.list(self.prefix) if path.endswith(ending)]
         names = [path.removesuffix(ending) for path in names]
         return sorted(names, key=lambda name: (name.rsplit("/")[-1], name), reverse=True)
@@ -242,10 +222,11 @@ class Checkpoints:
         tries = (f"{step:09d}-{number:03d}" for number in range(1, 1000))
         return f"{folder}/{next(name for name in tries if name not in taken)}"
 
-    def _drop_old(self) -> None:
+    def _drop_old(self, protected: Collection[int]) -> None:
         """Remove what this writer and its predecessors left, but for the newest finished."""
         finished = self._finished()
         kept = set(finished[: self.keep])
+        kept.update(name for name in finished if _step_of(name) in protected)
         ours = {path.rsplit("/", 1)[0] for path in self.objects.list(self.prefix)}
         for name in sorted(ours - kept):
             self._drop(name)
@@ -253,7 +234,7 @@ class Checkpoints:
     def _drop(self, name: str) -> None:
         if self._may_drop(name):
             # Without its manifest first, a half-removed checkpoint would look damaged.
-            self.objects.delete(f"{name}/{_MANIFEST}")
+            self.objects.delete(f"{name}/{MANIFEST}")
             self.objects.delete(name)
 
     def _may_drop(self, name: str) -> bool:
@@ -262,14 +243,13 @@ class Checkpoints:
         return writer == self.writer or (is_predecessor and writer < self.writer)
 
 
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    upload: Upload
+    step: int
+    layout: str
+    protected: frozenset[int]
+
+
 def _step_of(name: str) -> int:
     return int(name.rsplit("/", 1)[-1].split("-")[0])
-
-
-def _fault(file: Path, size: int, sha256: str) -> str | None:
-    found = file.stat().st_size
-    if found != size:
-        return f"has {found} bytes instead of {size}"
-    with file.open("rb") as opened:
-        is_same = hashlib.file_digest(opened, "sha256").hexdigest() == sha256
-    return None if is_same else "does not have the contents that were written"

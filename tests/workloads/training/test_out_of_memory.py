@@ -1,0 +1,78 @@
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+
+from tests.workloads.training.test_loop import a_config
+from tests.workloads.training.tiny import FakeBatches, Listener, NoCheckpoints, tiny_llava
+from workloads.training import Ranks, TorchEngine, TrainingError, choose_parts, train
+from workloads.training.config import Lora
+from workloads.training.out_of_memory import what_to_turn
+
+GIB = 2**30
+
+
+class Full(TorchEngine):
+    """A device without room for a third step."""
+
+    error: Exception = torch.OutOfMemoryError("CUDA out of memory")
+    forwards = 0
+
+    def forward(self, inputs: Mapping[str, Any]) -> Any:
+        self.forwards += 1
+        if self.forwards > 4:
+            raise self.error
+        return super().forward(inputs)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+        MemoryError(),
+    ],
+)
+def test_a_training_without_memory_ends_with_the_step_and_what_to_turn(error: Exception) -> None:
+    config = a_config()
+    model = tiny_llava()
+    choose_parts(model, config.trainable)
+    engine = Full(model, config)
+    engine.error = error
+    with pytest.raises(TrainingError, match=r"step 3: out of memory at .*`micro_batch: 2`"):
+        train(engine, FakeBatches(), config, reporter=Listener(), checkpoints=NoCheckpoints())
+
+
+def test_an_error_that_is_none_of_memory_stays_what_it_is() -> None:
+    config = a_config()
+    model = tiny_llava()
+    choose_parts(model, config.trainable)
+    engine = Full(model, config)
+    engine.error = RuntimeError("shapes do not fit")
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        train(engine, FakeBatches(), config, reporter=Listener(), checkpoints=NoCheckpoints())
+
+
+def knobs(**changes: Any) -> dict[str, float]:
+    """Knob to the estimated GiB, in the order told, of 100 million learning weights on 4 ranks."""
+    model = tiny_llava()
+    model.requires_grad_(False)
+    model.lm_head.weight = torch.nn.Parameter(torch.empty(10**8, device="meta"))
+    text = what_to_turn(model, a_config(**changes), Ranks(size=4), peak_bytes=8 * GIB)
+    return {name: float(size) for name, size in re.findall(r"`(.+?)` \(about (\S+) GiB\)", text)}
+
+
+def test_sharding_frees_what_other_ranks_hold() -> None:
+    found = knobs(zero_stage=0, global_batch=16)
+    assert found["zero_stage: 1"] == pytest.approx(8e8 * 0.75 / GIB, rel=0.05)
+    assert found["zero_stage: 3"] == pytest.approx(16e8 * 0.75 / GIB, rel=0.05)
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+
+
+def test_what_is_set_already_is_not_advised() -> None:
+    found = knobs(
+        zero_stage=3, global_batch=4, gradient_checkpointing=True, lora=Lora(), precision="bf16"
+    )
+    assert found == {}

@@ -1,0 +1,149 @@
+"""One training from a model folder to a model folder, whatever the engine and whoever starts it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel, ProcessorMixin
+
+from workloads.data import Encoder, TrainingBatches, open_shard
+from workloads.mod import calibrate_threshold, is_converted, mod_config
+from workloads.model_folder import open_model_folder, save_model_folder
+from workloads.reporting import Reporter
+from workloads.training.adapters import add_adapters, merge_adapters
+from workloads.training.blank_image import blank_image_for_text, blank_image_inputs
+from workloads.training.checkpoints.saver import Notice
+from workloads.training.checkpoints.store import CheckpointStore
+from workloads.training.config import TrainingConfig
+from workloads.training.digest import weights_digest
+from workloads.training.engine import Engine
+from workloads.training.errors import TrainingError
+from workloads.training.loop import TrainingResult, train
+from workloads.training.parts import choose_parts
+from workloads.training.ranks import Ranks
+
+CALIBRATION_SAMPLES = 256
+"""Training samples that set the inference threshold; the first ones of the order."""
+
+MakeEngine = Callable[[PreTrainedModel, TrainingConfig, Ranks], Engine]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Session:
+    """What to train on what."""
+
+    model: Path
+    """Model folder to start from, dense or converted."""
+
+    shard: Path
+    """Arrow shard of training samples."""
+
+    config: TrainingConfig
+    reporter: Reporter
+
+    def train(
+        self,
+        ranks: Ranks,
+        make_engine: MakeEngine,
+        checkpoints: CheckpointStore,
+        *,
+        notice: Notice | None = None,
+        stop_at_s: float | None = None,
+    ) -> tuple[dict[str, Tensor] | None, TrainingResult]:
+        """Train on this rank; see `workloads.training.train`.
+
+        Returns:
+            All weights on rank 0, None elsewhere; and what the training tells.
+        """
+        config = self.config
+        rows = config.rows_of_a_rank(ranks.size)
+        model, processor = open_model_folder(self.model)
+        _choose_weights(model, config)
+        if config.gradient_checkpointing:
+            model.activation_checkpointing_enable()
+        batches = TrainingBatches(
+            open_shard(self.shard),
+            Encoder(processor),
+            global_batch=config.global_batch,
+            micro_batch=config.micro_batch or rows,
+            seed=config.seed,
+            rank=ranks.rank,
+            world_size=ranks.size,
+        )
+        engine = make_engine(model, config, ranks)
+        with blank_image_for_text(model, blank_image_inputs(model, processor)):
+            result = train(
+                engine,
+                batches,
+                config,
+                reporter=self.reporter,
+                checkpoints=checkpoints,
+                notice=notice,
+                stop_at_s=stop_at_s,
+            )
+        return engine.full_weights(), result
+
+    def write(self, output: Path, weights: dict[str, Tensor], result: TrainingResult) -> None:
+        """Write ``model/`` and ``history.json`` into ``output``.
+
+        The weights go into a fresh model, which no engine has hooks in; adapters are merged, and a
+        model that routes by threshold at inference gets its threshold.
+
+        Raises:
+            TrainingError: If a weight changed that was not to learn.
+        """
+        model, processor = open_model_folder(self.model)
+        _choose_weights(model, self.config)
+        digest = _frozen_digest(model, weights)
+        dtype = next(weight.dtype for weight in weights.values() if weight.is_floating_point())
+        nn.Module.to(model, dtype)
+        model.load_state_dict(weights)
+        if self.config.lora is not None:
+            merge_adapters(model)
+        if is_converted(model) and mod_config(model).inference == "threshold":
+            threshold = calibrate_threshold(model, self._calibration_batches(processor))
+            self.reporter.message(f"inference threshold calibrated to {threshold:.4f}")
+        save_model_folder(model, processor, output / "model")
+        history: dict[str, Any] = {"points": list(result.history), "frozen_digest": digest}
+        if result.events:
+            history["events"] = list(result.events)
+        (output / "history.json").write_text(json.dumps(history, indent=1))
+
+    def _calibration_batches(self, processor: ProcessorMixin) -> list[dict[str, Tensor]]:
+        """The same samples whatever the number of workers."""
+        size = self.config.global_batch
+        batches = TrainingBatches(
+            open_shard(self.shard),
+            Encoder(processor),
+            global_batch=size,
+            micro_batch=size,
+            seed=self.config.seed,
+        )
+        steps = range(max(1, CALIBRATION_SAMPLES // size))
+        return [batch for step in steps for batch in batches.at(step)]
+
+
+def _choose_weights(model: PreTrainedModel, config: TrainingConfig) -> None:
+    choose_parts(model, config.trainable)
+    if config.lora is not None:
+        add_adapters(model, config.lora, seed=config.seed)
+
+
+def _frozen_digest(before: PreTrainedModel, after: dict[str, Tensor]) -> str:
+    """Digest of the weights that were not to learn, in the precision of training."""
+    frozen = {
+        name: weight.detach().to(after[name].dtype)
+        for name, weight in before.named_parameters()
+        if not weight.requires_grad
+    }
+    digest = weights_digest(frozen)
+    if digest != weights_digest({name: after[name] for name in frozen}):
+        changed = [name for name in frozen if not frozen[name].equal(after[name])]
+        raise TrainingError(
+            f"frozen weights changed in training: {', '.join(changed[:3])}; nothing was saved. "
+            "This is a defect, please report it with the recipe"
+        )
+    return digest
