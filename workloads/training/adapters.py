@@ -64,7 +64,7 @@ def _peft_config(model: PreTrainedModel, lora: Lora) -> LoraConfig:
     ]
     return LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type] - it is divided by the rank
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
         lora_dropout=lora.dropout,
         target_modules=targets,
     )
