@@ -23,6 +23,7 @@ Item = TypeVar("Item")
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 _METRICS_PER_REQUEST = 1000
+_DATASET_DIGITS = 36
 _PARAMS_PER_REQUEST = 100
 _TOO_MANY_REQUESTS = 429
 _SERVER_ERROR = 500
@@ -176,6 +177,27 @@ class Records:
     def json(self, run_id: str, document: Mapping[str, object], name: str) -> None:
         """Attach ``document`` as the file ``name``."""
         self.client.log_text(run_id, json.dumps(document, indent=2), name)
+
+    def dataset(self, run_id: str, *, name: str, digest: str, source: str, context: str) -> None:
+        """Note that a run has read a dataset; the same one is noted once.
+
+        Args:
+            run_id: Who read it.
+            name: What it is called.
+            digest: Of all its files; MLflow keeps the first 36 digits.
+            source: Where it is kept, without credentials.
+            context: What it was read for.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        read = Dataset(
+            name=name,
+            digest=digest[:_DATASET_DIGITS],
+            source_type="gammaray store",
+            source=json.dumps({"url": source, "digest": digest}),
+        )
+        tags = [InputTag("mlflow.data.context", context)]
+        self.client.log_inputs(run_id, datasets=[DatasetInput(read, tags)])
 
     def discard(self, run_id: str) -> None:
         """Move a run to MLflow's trash, from which it can be restored."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.tracking.figures import read_figures
+from orchestrator.tracking.location import public
 from orchestrator.tracking.names import flat_params
 from orchestrator.tracking.point import Point
 from orchestrator.tracking.records import Records, Status
@@ -78,6 +79,15 @@ class RunSession:
         ]
         self._records.points(child, points)
         self._records.tags(child, {**figures.tags, **result.tags()})
+        data = result.manifest.key.inputs.get("data")
+        if data is not None:
+            self._records.dataset(
+                child,
+                name=self._run.name,
+                digest=data,
+                source=public(result.store.url),
+                context=step,
+            )
         lineage = {f"gammaray.digest.{step}": result.manifest.digest}
         self._records.tags(self._parent, {**figures.tags, **lineage})
         for name, text in texts.items():

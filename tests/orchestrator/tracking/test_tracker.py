@@ -73,6 +73,22 @@ def test_a_run_is_a_parent_with_a_child_per_step(track: Track, uri: str, commit:
     assert parent.data.tags["gammaray.digest.finetune-mod"] == child.data.tags["gammaray.digest"]
 
 
+def test_a_step_names_the_dataset_that_it_read_once(
+    track: Track, uri: str, store: Store, commit: Commit
+) -> None:
+    manifest = commit("finetune-mod", {"model.bin": "weights"})
+    for _ in range(2):
+        tracker = track()
+        tracker.step_started("finetune-mod", 1, ("new",))
+        tracker.step_finished("finetune-mod", manifest)
+        tracker.close("KILLED", timeout_s=300.0)
+    run_id = runs(uri)["finetune-mod"].info.run_id
+    (read,) = MlflowClient(uri).get_run(run_id).inputs.dataset_inputs
+    assert (read.dataset.name, read.dataset.digest) == ("digits", "d" * 36)
+    assert json.loads(read.dataset.source) == {"url": store.url, "digest": "d" * 64}
+    assert [tag.value for tag in read.tags] == ["finetune-mod"]
+
+
 def test_a_resumed_run_writes_into_the_same_runs_and_no_point_twice(
     track: Track, uri: str, commit: Commit
 ) -> None:
