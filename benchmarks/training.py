@@ -41,7 +41,7 @@ from workloads.data import (
     read_llava,
     write_shard,
 )
-from workloads.data.order import batch_indices
+from workloads.data.order import SampleOrder
 from workloads.mod import MoDConfig, convert
 from workloads.models import load_model
 from workloads.models.architecture import Architecture, build_model
@@ -275,9 +275,9 @@ class Picked(Dataset[Sample]):
     """Samples in the order in which our loop sees them."""
 
     def __init__(self, shard: Shard) -> None:
-        steps = range(STEPS)
-        order = (batch_indices(len(shard), BATCH, seed=0, step=step) for step in steps)
-        self._shard, self._order = shard, [index for indices in order for index in indices]
+        order = SampleOrder(len(shard), BATCH, seed=0)
+        self._shard = shard
+        self._order = [index for step in range(STEPS) for index in order.batch(step)]
 
     def __len__(self) -> int:
         return len(self._order)

@@ -5,13 +5,12 @@ everything is reused costs neither torch nor Ray.
 """
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from orchestrator.durable import Approval, External, Resources, Retry, Step
 from orchestrator.errors import PreflightError
 from orchestrator.recipe import ChosenLayers, DigitsData, GammaMoD, Recipe, Training
-from orchestrator.sources import Fingerprints
+from orchestrator.sources import Fingerprints, absolute
 from workloads.models import resolve_model
 
 
@@ -117,17 +116,20 @@ def _data(recipe: Recipe, fingerprints: Fingerprints) -> Step:
             params={"seed": recipe.seed, **recipe.data.model_dump()},
             inputs={},
         )
-    images = Path(recipe.data.images)
-    splits = {"train": Path(recipe.data.train), "eval": Path(recipe.data.evaluation)}
+    images = recipe.data.images
+    files = {"train": recipe.data.train, "eval": recipe.data.evaluation}
+    addresses = {split: absolute(file) for split, file in files.items()}
     return Step(
         name="data",
         function=function,
-        params={"source": recipe.data.source},
+        params=recipe.data.params(),
         inputs={
-            split: External(digest=fingerprints.dataset(path, images), path=str(path.resolve()))
-            for split, path in splits.items()
+            split: External(digest=fingerprints.dataset(file, images), path=addresses[split])
+            for split, file in files.items()
         },
-        settings={"images": str(images.resolve())},
+        settings={"files": addresses, "images": absolute(images)},
+        # Many records are read by Ray Data's workers, and only few by the step itself.
+        resources=Resources(cpus=0, worker_cpus=recipe.workers.cpus),
     )
 
 

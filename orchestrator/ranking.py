@@ -278,7 +278,7 @@ class RankWorker:
         try:
             sample = self._shard[index]
         except DataError as error:
-            return Quarantined(id=str(index), reason=str(error))
+            return Quarantined(id=self._shard.ids([index])[0], reason=error.reason)
         try:
             return self._measure(model, encoder, sample)
         except (ARankError, DataError) as error:

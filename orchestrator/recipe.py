@@ -32,12 +32,20 @@ class DigitsData(Section):
 
 
 class LlavaData(Section):
-    """A user's data: LLaVA-format JSON files and the folder their image paths start from."""
+    """A user's data: LLaVA-format files and the folder their image paths start from."""
 
     source: Literal["llava"]
     train: str
+    """Path or URL of a ``.json``, ``.jsonl`` or ``.parquet`` file."""
     evaluation: str
     images: str
+    on_bad_image: Literal["stop", "replace"] = "stop"
+    """``stop`` reads every image before anything else runs. ``replace`` does so for ``evaluation``
+    only: a training replaces samples whose image is missing or damaged by the next ones."""
+
+    def params(self) -> dict[str, Any]:
+        """What the shards depend on beside the files; what is as by default changes no key."""
+        return self.model_dump(include={"source", "on_bad_image"}, exclude_defaults=True)
 
 
 class Guards(Section):
@@ -98,6 +106,9 @@ class Training(Section):
     """Optimizer steps between checkpoints, a duration such as ``10min``, or ``auto``: as often as
     pays off. Part of a key only where ``guards`` may roll back, which takes steps."""
     guards: Guards = Guards()
+    group_by_length: bool = False
+    """Whether a batch has samples of one length, with images or without: less padding, and
+    batches that are less random."""
 
     @model_validator(mode="after")
     def _can_be_interrupted(self) -> "Training":
@@ -120,6 +131,7 @@ class Training(Section):
 
 
 _LATER = (
+    "group_by_length",
     "guards",
     "lora",
     "offload_optimizer",
@@ -304,6 +316,8 @@ class Recipe(Section):
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same run: every value but the hardware and the addresses."""
         tree = self.model_dump(mode="json", by_alias=True, exclude=_NOT_IDENTITY)
+        if isinstance(self.data, LlavaData) and "on_bad_image" not in self.data.params():
+            del tree["data"]["on_bad_image"]
         return tree | {"align": self.align.params(), "finetune": self.finetune.params()}
 
 

@@ -2,8 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+from fsspec.core import url_to_fs
 
 from orchestrator.errors import PreflightError
 
@@ -35,19 +38,14 @@ class Fingerprints:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         return self._combined((path.relative_to(folder).as_posix(), path) for path in files)
 
-    def dataset(self, json_file: Path, images: Path) -> str:
-        """Digest of a LLaVA JSON file and of the names, sizes and times of its images' folder.
+    def dataset(self, records: str, images: str) -> str:
+        """Digest of a file of records and of the names, sizes and times of its images' folder.
 
         Images are not read here: the data stage reads them once, and what later steps
-        depend on is the digest of what it wrote.
+        depend on is the digest of what it wrote. Of what lies behind a URL the service's own
+        description is taken, such as an object's size and ETag.
         """
-        if not json_file.is_file():
-            raise PreflightError(f"{json_file}: no such file; expected LLaVA-format JSON")
-        if not images.is_dir():
-            raise PreflightError(f"{images}: no such folder; expected the folder of the images")
-        listing = [_listed(path, images) for path in sorted(images.rglob("*")) if path.is_file()]
-        listed = hashlib.sha256("\n".join(listing).encode()).hexdigest()
-        return hashlib.sha256(f"{self._file(json_file)} {listed}".encode()).hexdigest()
+        return hashlib.sha256(f"{self._records(records)} {_listing(images)}".encode()).hexdigest()
 
     def save(self) -> None:
         """Write what was learned for the next run."""
@@ -60,6 +58,16 @@ class Fingerprints:
         lines = [f"{name} {self._file(path)}" for name, path in files]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
+    def _records(self, address: str) -> str:
+        if _is_url(address):
+            fs, path = url_to_fs(address)
+            if not fs.isfile(path):
+                raise PreflightError(f"{address}: no such file; {_EXPECTED}")
+            return hashlib.sha256(_described(fs.info(path)).encode()).hexdigest()
+        if not Path(address).is_file():
+            raise PreflightError(f"{address}: no such file; {_EXPECTED}")
+        return self._file(Path(address))
+
     def _file(self, path: Path) -> str:
         stat = path.stat()
         identity = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
@@ -67,6 +75,42 @@ class Fingerprints:
             with path.open("rb") as file:
                 self._known[identity] = hashlib.file_digest(file, "sha256").hexdigest()
         return self._known[identity]
+
+
+_EXPECTED = "expected LLaVA-format JSON, JSON Lines or Parquet"
+
+
+def absolute(address: str) -> str:
+    """A path as every process understands it; a URL as it is."""
+    return address if _is_url(address) else str(Path(address).resolve())
+
+
+def _is_url(address: str) -> bool:
+    return "://" in address
+
+
+def _listing(images: str) -> str:
+    """Digest of names and of what changes with contents."""
+    if _is_url(images):
+        fs, root = url_to_fs(images)
+        found = fs.find(root, detail=True)
+        if not found:
+            raise PreflightError(f"{images}: no file there; expected the folder of the images")
+        listing = [f"{path.removeprefix(root)} {_described(found[path])}" for path in sorted(found)]
+    else:
+        folder = Path(images)
+        if not folder.is_dir():
+            raise PreflightError(f"{images}: no such folder; expected the folder of the images")
+        listing = [_listed(path, folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return hashlib.sha256("\n".join(listing).encode()).hexdigest()
+
+
+_CHANGING = ("size", "ETag", "etag", "md5Hash", "LastModified", "last_modified", "created")
+"""What file systems call that which changes with a file's contents."""
+
+
+def _described(info: Mapping[str, Any]) -> str:
+    return " ".join(str(info[name]) for name in _CHANGING if info.get(name) is not None)
 
 
 def _listed(path: Path, root: Path) -> str:

@@ -1,7 +1,6 @@
-"""Validate a LLaVA-format dataset, or turn it into shards, before a GPU is taken."""
+"""Validate a LLaVA-format dataset, or turn it into a shard, before a GPU is taken."""
 
 import argparse
-from collections import Counter
 from pathlib import Path
 
 from orchestrator.commands.output import add_json_flag, console_for, print_json
@@ -12,11 +11,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what = parser.add_subparsers(dest="what", required=True, metavar="check|build")
     check = what.add_parser("check", help="read every record and image, write nothing")
     build = what.add_parser("build", help="check, then write a memory-mapped Arrow shard")
-    build.add_argument("--out", type=Path, required=True, metavar="FILE.arrow")
+    build.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE.arrow",
+        help="a file; a folder of files where it is over 512 MiB",
+    )
+    build.add_argument(
+        "--on-bad-image",
+        choices=("stop", "replace"),
+        default="stop",
+        help="replace: check no image; training replaces samples whose image is missing or damaged",
+    )
     for verb in (check, build):
-        verb.add_argument("path", type=Path, metavar="PATH", help="LLaVA-format JSON")
         verb.add_argument(
-            "--images", type=Path, help="folder the image paths start from; default: beside PATH"
+            "path",
+            metavar="PATH",
+            help="LLaVA-format .json, .jsonl or .parquet; a file or a URL such as s3://...",
+        )
+        verb.add_argument(
+            "--images", help="folder or URL that image paths start from; default: beside PATH"
         )
         add_json_flag(verb)
 
@@ -27,18 +42,24 @@ def execute(args: argparse.Namespace) -> int:
     Raises:
         DataError: For the first record or image that cannot be used.
     """
-    from workloads.data import read_llava, write_shard  # seconds of imports other verbs do not pay
+    # Seconds of imports that other verbs do not pay.
+    from orchestrator.dataset import build_dataset
+    from workloads.data import Build
 
-    images = args.images or args.path.parent
-    conversations = read_llava(args.path, images)
+    images = args.images or (args.path.rpartition("/")[0] or ".")
     if args.what == "build":
-        write_shard(conversations, images, args.out)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        summary = build_dataset(Build(args.path, images, args.on_bad_image), args.out)
+    else:
+        summary = build_dataset(Build(args.path, images), None)
     counted = {
-        "conversations": len(conversations),
-        "images": len({image for c in conversations for image in c.images}),
-        "text_only": sum(not c.images for c in conversations),
-        "turns": dict(sorted(Counter(len(c.turns) for c in conversations).items())),
+        "conversations": summary.conversations,
+        "images": summary.images,
+        "text_only": summary.text_only,
+        "turns": dict(sorted(summary.turns.items())),
     }
+    if summary.missing_images:
+        counted["missing_images"] = summary.missing_images
     if args.json:
         print_json(counted)
     else:

@@ -196,7 +196,7 @@ def _open(task: Task, name: str, scratch: Path) -> Artifact:
     if isinstance(source, Manifest):
         return open_artifact(task.store, source, scratch)
     path = Path(source.path)
-    if not path.exists():
+    if "://" not in source.path and not path.exists():
         where = f"{path} on {socket.gethostname()}"
         raise StepError(task.step.name, f"input {name!r} is not there: {where}")
     return Artifact(path=path, measurement=path, digest=source.digest, key="")

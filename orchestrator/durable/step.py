@@ -69,6 +69,7 @@ class External:
 
     digest: str
     path: str
+    """On every machine that may run the step; or a URL, which the step has to open itself."""
 
 
 @dataclass(frozen=True, slots=True)

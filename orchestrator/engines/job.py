@@ -52,7 +52,9 @@ class TrainingJob:
             return self
         self.exchange.fetch("model", scratch / "model")
         self.exchange.fetch("shard", scratch / "shard")
-        return replace(self, model=scratch / "model", shard=scratch / "shard" / self.shard.name)
+        file = scratch / "shard" / self.shard.name
+        shard = file if file.exists() else file.parent  # a shard may be a folder of files
+        return replace(self, model=scratch / "model", shard=shard)
 
     @contextmanager
     def result_folder(self, scratch: Path) -> Iterator[Path]:

@@ -2,13 +2,14 @@
 
 import json
 import tempfile
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from orchestrator.dataset import build_dataset
 from orchestrator.durable import StepContext
-from workloads.data import Conversation, build_digits_vqa, read_llava, write_shard
+from workloads.data import Build, Summary, build_digits_vqa
 
 SPLITS = ("train", "eval")
 
@@ -29,27 +30,37 @@ def data(context: StepContext) -> None:
             root = Path(scratch)
             sizes = {name: params[name] for name in _DIGITS_SIZES}
             build_digits_vqa(root, seed=params["seed"], **sizes)
-            _write_shards(context, {split: root / f"{split}.json" for split in SPLITS}, root)
+            _write_shards(
+                context, {split: Build(str(root / f"{split}.json"), scratch) for split in SPLITS}
+            )
     else:
-        files = {split: context.inputs[split].path for split in SPLITS}
-        _write_shards(context, files, Path(settings["images"]))
+        files, images = settings["files"], settings["images"]
+        train = Build(files["train"], images, params.get("on_bad_image", "stop"))
+        # A question that cannot be asked has no replacement: every image of these is checked.
+        _write_shards(context, {"train": train, "eval": Build(files["eval"], images)})
 
 
 _DIGITS_SIZES = ("train_scenes", "eval_scenes", "questions_per_scene")
 
 
-def _write_shards(context: StepContext, files: dict[str, Path], image_root: Path) -> None:
+def _write_shards(context: StepContext, builds: dict[str, Build]) -> None:
     described = {}
-    for done, (split, json_file) in enumerate(files.items()):
-        context.reporter.progress(done, len(files), unit="splits", note=split)
-        conversations = read_llava(json_file, image_root)
-        write_shard(conversations, image_root, context.output / f"{split}.arrow")
-        described[split] = _describe(conversations)
-    context.reporter.progress(len(files), len(files), unit="splits")
+    for split, build in builds.items():
+        told = partial(context.reporter.progress, unit="records", note=split)
+        summary = build_dataset(build, context.output / f"{split}.arrow", told)
+        if summary.missing_images:
+            context.reporter.message(
+                f"{split}: {summary.missing_images} images are missing; training replaces them"
+            )
+        described[split] = _describe(summary)
     (context.output / "dataset.json").write_text(json.dumps(described, indent=1, sort_keys=True))
 
 
-def _describe(conversations: Sequence[Conversation]) -> dict[str, object]:
-    kinds = Counter(conversation.tags.get("kind", "") for conversation in conversations)
-    images = {image for conversation in conversations for image in conversation.images}
-    return {"conversations": len(conversations), "images": len(images), "kinds": dict(kinds)}
+def _describe(summary: Summary) -> dict[str, object]:
+    missing = {"missing_images": summary.missing_images} if summary.missing_images else {}
+    return {
+        "conversations": summary.conversations,
+        "images": summary.images,
+        "kinds": dict(summary.kinds),
+        **missing,
+    }

@@ -1,6 +1,7 @@
 """What a finished step's files say to MLflow: points, tags and the texts worth attaching."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,10 +41,15 @@ def read_figures(texts: Mapping[str, str]) -> Figures:
 
 
 def _history(documents: Documents) -> Iterator[tuple[int, Values]]:
-    for point in documents.get("history.json", {}).get("points", []):
+    history = documents.get("history.json", {})
+    for point in history.get("points", []):
         yield int(point["step"]), dict(_numbers({k: v for k, v in point.items() if k != "step"}))
-    for event in documents.get("history.json", {}).get("events", []):
+    for event in history.get("events", []):
         yield int(event["step"]), {f"guard/{event['guard']}": float(event["value"])}
+    for step, samples in sorted(
+        Counter(each["step"] for each in history.get("replaced", [])).items()
+    ):
+        yield int(step), {"replaced_samples": float(samples)}
 
 
 def _ranks(documents: Documents) -> Iterator[tuple[int, Values]]:

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from orchestrator.durable import External, Step
@@ -69,6 +70,13 @@ def test_guards_change_a_key_only_where_they_differ_from_the_defaults(model: Pat
     assert training("finetune.guards.spike=rollback")["checkpoint_every"] == 50
 
 
+def test_grouping_is_part_of_a_key_only_where_it_is_asked_for(model: Path) -> None:
+    plain = steps_of(model)["finetune-mod"].params["training"]
+    grouped = steps_of(model, "finetune.group_by_length=true")["finetune-mod"].params["training"]
+    assert grouped == {**plain, "group_by_length": True}
+    assert "group_by_length" not in plain
+
+
 def test_a_registration_that_needs_approval_is_the_same_registration(model: Path) -> None:
     held, free = (steps_of(model, *more)["register"] for more in (["register.approval=true"], []))
     assert held.gate is not None
@@ -95,6 +103,46 @@ def test_a_missing_dataset_is_refused_before_anything_starts(model: Path, tmp_pa
     data = {"source": "llava", "train": "t.json", "evaluation": "e.json", "images": str(tmp_path)}
     with pytest.raises(PreflightError, match=r"t\.json: no such file; expected LLaVA"):
         steps_of(model, f"data={json.dumps(data)}")
+
+
+def test_what_to_do_about_bad_images_is_part_of_a_key_only_where_it_is_said(
+    model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "t.jsonl").write_text("{}")
+    data = {"source": "llava", "train": str(tmp_path / "t.jsonl"), "images": str(tmp_path)}
+    data["evaluation"] = data["train"]
+    plain = f"data={json.dumps(data)}"
+    lenient = f"data={json.dumps({**data, 'on_bad_image': 'replace'})}"
+    assert steps_of(model, plain)["data"].params == {"source": "llava"}
+    assert steps_of(model, lenient)["data"].params == {"source": "llava", "on_bad_image": "replace"}
+    recipes = [load_recipe("digits", [f"model={model}", each]) for each in (plain, lenient)]
+    assert "on_bad_image" not in recipes[0].identity()["data"]
+    assert recipes[1].identity()["data"]["on_bad_image"] == "replace"
+
+
+def test_data_behind_a_url_is_known_by_what_its_service_says_of_it(model: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/recipe/t.json", b"[]")
+    memory.pipe_file("/recipe/images/a.png", b"1")
+    data = {
+        "source": "llava",
+        "train": "memory://recipe/t.json",
+        "images": "memory://recipe/images",
+    }
+    data["evaluation"] = data["train"]
+
+    def step() -> Step:
+        return steps_of(model, f"data={json.dumps(data)}")["data"]
+
+    before = step()
+    assert before.settings["files"]["train"] == "memory://recipe/t.json"
+    assert before.settings["images"] == "memory://recipe/images"
+    assert step().inputs == before.inputs
+    memory.pipe_file("/recipe/images/a.png", b"12")
+    assert step().inputs != before.inputs
+    memory.rm("/recipe/t.json")
+    with pytest.raises(PreflightError, match=r"memory://recipe/t\.json: no such file"):
+        step()
 
 
 def test_a_step_needs_its_inputs_and_theirs_and_no_other(model: Path) -> None:

@@ -1,15 +1,22 @@
 """Batches: what training, evaluation and analysis read from a shard."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
 from workloads.data.collate import Batch
 from workloads.data.encode import Encoder
-from workloads.data.order import batch_indices
-from workloads.data.shards import Sample
+from workloads.data.order import SampleOrder
+from workloads.data.shards import Sample, Shard
+from workloads.errors import DataError
+
+_MOST_TRIES = 100
+"""Samples in a row that cannot be used before it is taken for a fault of the whole dataset."""
+_MOST_TOLD = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +30,32 @@ class PromptBatch:
     tags: tuple[Mapping[str, str], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """A sample of a global batch that could not be used, and the one that took its place."""
+
+    step: int
+    """Optimizer step, counted from 1 as in a training's history."""
+    position: int
+    """Of the sample in its global batch, from 0."""
+    sample: str
+    """Id of the sample that stands in the order."""
+    by: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"step {self.step}: sample {self.sample!r} is replaced by {self.by!r}: {self.reason}"
+
+
 class TrainingBatches:
     """One rank's micro-batches of every optimizer step.
 
-    A step's global batch depends on the seed and the step alone; ranks take equal consecutive
+    A step's global batch depends on the shard, the seed and the step alone; ranks take equal
     parts of it. While a step is being computed the next one is prepared in a thread.
+
+    A sample that cannot be used, because an image of it is missing or damaged or because it
+    cannot be encoded, is replaced by the next one of the order that can. So the replacement is
+    the same whoever finds it, and whenever.
 
     Args:
         shard: Where samples come from.
@@ -37,6 +65,10 @@ class TrainingBatches:
         seed: Seed of the order.
         rank: Which part is wanted.
         world_size: How many parts there are.
+        group_by_length: Whether a global batch has samples alike, see `group_by_length`. Then
+            neighbouring micro-batches go to different ranks, so that ranks compute as long;
+            otherwise a rank's part is consecutive.
+        tell: Hears of the first samples that this rank replaces; all are in ``replaced``.
 
     Raises:
         ValueError: If ``global_batch`` is no multiple of ``micro_batch * world_size``, or
@@ -45,7 +77,7 @@ class TrainingBatches:
 
     def __init__(
         self,
-        shard: Sequence[Sample],
+        shard: Shard,
         encoder: Encoder,
         *,
         global_batch: int,
@@ -53,6 +85,8 @@ class TrainingBatches:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        group_by_length: bool = False,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         if micro_batch < 1 or global_batch < 1 or global_batch % (micro_batch * world_size):
             raise ValueError(
@@ -61,37 +95,98 @@ class TrainingBatches:
             )
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be in [0, {world_size}), got {rank}")
-        self._shard, self._encoder, self._seed = shard, encoder, seed
-        self._global_batch, self._micro_batch = global_batch, micro_batch
-        self._share = slice(
-            rank * global_batch // world_size, (rank + 1) * global_batch // world_size
-        )
+        self._shard, self._encoder = shard, encoder
+        self._rank, self._tell = rank, tell
+        lengths = shard.lengths() if group_by_length else None
+        self._order = SampleOrder(len(shard), global_batch, seed=seed, lengths=lengths)
+        self._global_batch = global_batch
+        chunks = list(_chunks(range(global_batch), micro_batch))
+        mine = len(chunks) // world_size
+        self._chunks = chunks[rank::world_size] if group_by_length else chunks[rank * mine :][:mine]
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
-        self._next: tuple[int, Future[list[Batch]]] | None = None
+        self._next: tuple[int, Future[_Built]] | None = None
+        self._replaced: dict[tuple[int, int], Replacement] = {}
 
     def at(self, step: int) -> list[Batch]:
         """The micro-batches of optimizer step ``step`` (from 0), right-padded, with labels.
 
         Raises:
-            DataError: If a sample cannot be encoded.
+            DataError: If a sample cannot be used, nor any of the many that follow it.
         """
         ready = self._next
-        batches = ready[1].result() if ready and ready[0] == step else self._build(step)
+        batches, replaced = ready[1].result() if ready and ready[0] == step else self._build(step)
+        for each in replaced:
+            self._note(each)
         self._next = step + 1, self._thread.submit(self._build, step + 1)
         return batches
 
     def sample_ids(self, step: int) -> list[str]:
-        """Ids of the samples of the whole global batch of ``step`` (from 0), over all ranks."""
-        return [self._shard[index].id for index in self._indices(step)]
+        """Ids of the samples of the whole global batch of ``step`` (from 0), over all ranks.
 
-    def _indices(self, step: int) -> list[int]:
-        return batch_indices(len(self._shard), self._global_batch, seed=self._seed, step=step)
+        They are those of the order: which of them were replaced is known to the rank that has
+        them.
+        """
+        return self._shard.ids(self._order.batch(step))
 
-    def _build(self, step: int) -> list[Batch]:
-        return [
-            self._encoder.training_batch([self._shard[index] for index in chunk])
-            for chunk in _chunks(self._indices(step)[self._share], self._micro_batch)
-        ]
+    @property
+    def replaced(self) -> list[Replacement]:
+        """What this rank has replaced in the steps asked for, or was told of by `load`."""
+        return [self._replaced[key] for key in sorted(self._replaced)]
+
+    def save(self, folder: Path) -> None:
+        """Keep this rank's replacements in a folder that all ranks write into."""
+        if self._replaced:
+            listed = [asdict(each) for each in self.replaced]
+            (folder / f"replaced-{self._rank:05d}.json").write_text(json.dumps(listed))
+
+    def load(self, folder: Path) -> None:
+        """Take over what all ranks kept, however many they were, and forget the rest."""
+        files = sorted(folder.glob("replaced-*.json"))
+        known = [Replacement(**each) for file in files for each in json.loads(file.read_text())]
+        self._replaced = {(each.step, each.position): each for each in known}
+
+    def _note(self, found: Replacement) -> None:
+        self._replaced[found.step, found.position] = found
+        if self._tell and len(self._replaced) <= _MOST_TOLD:
+            self._tell(str(found))
+
+    def _build(self, step: int) -> "_Built":
+        replaced: list[Replacement] = []
+        return [self._micro_batch(step, chunk, replaced) for chunk in self._chunks], replaced
+
+    def _micro_batch(self, step: int, chunk: Sequence[int], replaced: list[Replacement]) -> Batch:
+        first = step * self._global_batch
+        indices = [self._order.sample(first + place) for place in chunk]
+        try:
+            return self._encoder.training_batch([self._shard[index] for index in indices])
+        except DataError:
+            # Some sample of these; which one is found out by one at a time.
+            samples = [self._usable(step, place, replaced) for place in chunk]
+            return self._encoder.training_batch(samples)
+
+    def _usable(self, step: int, place: int, replaced: list[Replacement]) -> Sample:
+        """The sample of one position of the stream, or the next one that can be encoded."""
+        position = step * self._global_batch + place
+        tries = min(len(self._shard), _MOST_TRIES)
+        fault: DataError | None = None
+        for candidate in range(position, position + tries):
+            try:
+                sample = self._shard[self._order.sample(candidate)]
+                self._encoder.training(sample)
+            except DataError as error:
+                fault = fault or error
+                continue
+            if fault is not None:
+                (own,) = self._shard.ids([self._order.sample(position)])
+                found = Replacement(step + 1, place, own, sample.id, fault.reason)
+                replaced.append(found)
+            return sample
+        assert fault is not None
+        reason = f"{fault.reason}; none of the {tries - 1} samples after it can be used instead"
+        raise DataError(fault.source, fault.location, reason)
+
+
+_Built = tuple[list[Batch], list[Replacement]]
 
 
 def prompt_batches(

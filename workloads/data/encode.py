@@ -126,14 +126,19 @@ class Encoder:
     def _call(self, texts: list[str], samples: Sequence[Sample]) -> dict[str, Any]:
         bos = self._tokenizer.bos_token
         images = [list(sample.images) for sample in samples]
-        features = self._processor(
-            text=texts,
-            images=images if images[0] else None,
-            # As Hugging Face does: a template that writes the first token has said it.
-            add_special_tokens=not (bos and texts[0].startswith(bos)),
-            return_offsets_mapping=True,
-            return_text_replacement_offsets=True,
-        )
+        try:
+            features = self._processor(
+                text=texts,
+                images=images if images[0] else None,
+                # As Hugging Face does: a template that writes the first token has said it.
+                add_special_tokens=not (bos and texts[0].startswith(bos)),
+                return_offsets_mapping=True,
+                return_text_replacement_offsets=True,
+            )
+        except ValueError as error:
+            # Such as an image one pixel high, whose colour channels a processor cannot tell.
+            ids = ", ".join(repr(sample.id) for sample in samples)
+            raise DataError(f"sample {ids}", "", f"is refused by its processor: {error}") from error
         return dict(features)
 
     def _token_kinds(

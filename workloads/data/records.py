@@ -1,12 +1,10 @@
-"""LLaVA-format records: conversations about images, read from JSON and checked before use."""
+"""LLaVA-format records: conversations about images, checked before they are used."""
 
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
-
-from PIL import Image
 
 from workloads.errors import DataError
 
@@ -18,7 +16,6 @@ _LLAVA_RECORD = (
     '{"id": str, "image": str or list of str, "conversations": '
     '[{"from": "human" | "gpt", "value": str}, ...]}'
 )
-_IMAGE_ADVICE = "restore the file, or drop the record"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,47 +31,34 @@ class Conversation:
     """One LLaVA record."""
 
     id: str
-    images: tuple[str, ...]
-    """Paths below the dataset's image root, in the order of their marks."""
+    images: tuple[str | bytes, ...]
+    """Paths below the dataset's image root, or the files' bytes, in the order of their marks."""
     turns: tuple[Turn, ...]
     """Starts with ``human``, alternates, ends with ``gpt``."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """Labels for reports, such as ``{"kind": "row_sum"}``; they never reach the model."""
 
 
-def read_llava(json_path: Path, image_root: Path) -> list[Conversation]:
-    """Read a LLaVA JSON file and check every record and every image before returning any.
+def parse_record(raw: object, source: str, number: int) -> Conversation:
+    """Check a record's shape; images are not looked at.
 
     ``tags``, an extra field of the record, maps names to short texts and is kept; other extra
     fields are ignored, as LLaVA's own loader does.
 
     Args:
-        json_path: A file that holds a list of LLaVA records.
-        image_root: The folder that the records' image paths start from.
-
-    Returns:
-        The conversations in file order, at least one.
+        raw: What the file holds.
+        source: The file.
+        number: Of the record in it, from 0; a record without an id is called after it.
 
     Raises:
-        DataError: If the file is missing, is not JSON or holds no record; if a record has
-            another shape, repeats an id or has other than one mark per image; if an image is
-            missing, lies outside ``image_root`` or cannot be decoded.
+        DataError: If the record has another shape, or other than one mark per image.
     """
-    conversations: list[Conversation] = []
-    seen: dict[str, int] = {}
-    checked: set[str] = set()
-    for index, record in enumerate(_read_list(json_path)):
-        conversation = _Record(json_path, index, record).parse()
-        where = _location(index, conversation.id)
-        first = seen.setdefault(conversation.id, index)
-        if first != index:
-            raise DataError(str(json_path), where, f"id is already used by record {first}")
-        for image in conversation.images:
-            if image not in checked:
-                _check_image(json_path, where, image_root, image)
-                checked.add(image)
-        conversations.append(conversation)
-    return conversations
+    return _Record(source, number, raw).parse()
+
+
+def location_of(number: int, identity: object) -> str:
+    """How errors point to a record."""
+    return f"record {number} ({identity!r})" if isinstance(identity, str) else f"record {number}"
 
 
 def write_llava(conversations: list[Conversation], json_path: Path) -> None:
@@ -96,34 +80,12 @@ def _to_record(conversation: Conversation) -> dict[str, Any]:
     return record
 
 
-def _read_list(json_path: Path) -> list[object]:
-    source = str(json_path)
-    try:
-        content = json.loads(json_path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(source, "", f"cannot be read ({error.strerror}); check the path") from error
-    except UnicodeDecodeError as error:
-        raise DataError(source, f"byte {error.start}", "is not UTF-8; convert the file") from error
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise DataError(source, where, f"is not JSON: {error.msg}; mend or rewrite it") from error
-    if not isinstance(content, list):
-        raise DataError(source, "", f"expected a list of records, got {_kind(content)}")
-    if not content:
-        raise DataError(source, "", "holds no record; a dataset needs at least one")
-    return content
-
-
-def _location(index: int, identity: object) -> str:
-    return f"record {index} ({identity!r})" if isinstance(identity, str) else f"record {index}"
-
-
 @dataclass(frozen=True, slots=True)
 class _Record:
     """A raw record with its place in the file, for messages that point to it."""
 
-    source: Path
-    index: int
+    source: str
+    number: int
     raw: object
 
     def parse(self) -> Conversation:
@@ -131,17 +93,19 @@ class _Record:
         images = tuple(self._images(record))
         turns = tuple(self._turns(record))
         self._check_marks(turns, images)
-        identity = record.get("id", f"record-{self.index}")
+        identity = record.get("id", f"record-{self.number}")
         if isinstance(identity, int) and not isinstance(identity, bool):
             identity = str(identity)
         return Conversation(
             id=self._text(identity, "'id'"), images=images, turns=turns, tags=self._tags(record)
         )
 
-    def _images(self, record: Mapping[str, object]) -> Iterator[str]:
-        named = record.get("image", [])
-        for path in named if isinstance(named, list) else [named]:
-            yield self._text(path, "'image'")
+    def _images(self, record: Mapping[str, object]) -> Iterator[str | bytes]:
+        named = record.get("image", record.get("images", []))
+        for image in named if isinstance(named, list) else [named]:
+            if isinstance(image, dict):  # as Hugging Face's datasets have it
+                image = image.get("bytes") or image.get("path")
+            yield image if isinstance(image, bytes) else self._text(image, "'image'")
 
     def _turns(self, record: Mapping[str, object]) -> Iterator[Turn]:
         turns = record.get("conversations")
@@ -165,7 +129,7 @@ class _Record:
         tags = self._mapping(record.get("tags", {}), "'tags'", "names with short texts")
         return {name: self._text(tags[name], f"'tags' {name!r}") for name in tags}
 
-    def _check_marks(self, turns: tuple[Turn, ...], images: tuple[str, ...]) -> None:
+    def _check_marks(self, turns: tuple[Turn, ...], images: tuple[str | bytes, ...]) -> None:
         marks = sum(turn.text.count(IMAGE_MARK) for turn in turns)
         if marks == len(images):
             return
@@ -190,7 +154,7 @@ class _Record:
 
     def _error(self, reason: str) -> DataError:
         identity = self.raw.get("id") if isinstance(self.raw, dict) else None
-        return DataError(str(self.source), _location(self.index, identity), reason)
+        return DataError(self.source, location_of(self.number, identity), reason)
 
 
 def _kind(value: object) -> str:
@@ -198,19 +162,3 @@ def _kind(value: object) -> str:
         return "nothing"
     shown = repr(value)
     return f"{type(value).__name__} {shown if len(shown) <= 60 else shown[:57] + '...'}"
-
-
-def _check_image(json_path: Path, where: str, image_root: Path, image: str) -> None:
-    path = image_root / image
-    if not path.resolve().is_relative_to(image_root.resolve()):
-        reason = f"image {image!r} lies outside the image root {image_root}; use paths below it"
-        raise DataError(str(json_path), where, reason)
-    try:
-        with Image.open(path) as opened:
-            opened.load()
-    except FileNotFoundError as error:
-        reason = f"image {path} does not exist; {_IMAGE_ADVICE}"
-        raise DataError(str(json_path), where, reason) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = f"image {path} cannot be decoded ({error}); {_IMAGE_ADVICE}"
-        raise DataError(str(json_path), where, reason) from error

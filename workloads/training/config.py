@@ -109,6 +109,10 @@ class TrainingConfig:
     hours_between_failures: float = 24.0
     """Expected time between two failures of one worker, for ``checkpoint_every: auto``."""
 
+    group_by_length: bool = False
+    """Whether a global batch has samples of one length, with images or without, see
+    `workloads.data.TrainingBatches`; otherwise it is a random one."""
+
     guards: Guards = field(default_factory=Guards)
 
     def __post_init__(self) -> None:

@@ -63,6 +63,9 @@ class TrainingResult:
     events: tuple[dict[str, Any], ...] = ()
     """Guards that fired, as `Event.to_json` gives them; those before a resume included."""
 
+    replaced: tuple[dict[str, Any], ...] = ()
+    """Samples that could not be used, see `workloads.data.Replacement`."""
+
 
 def train(
     engine: Engine,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from workloads.training.errors import TrainingError
 from workloads.training.loop import TrainingResult, train
 from workloads.training.parts import choose_parts
 from workloads.training.ranks import Ranks
+from workloads.training.replacements import WithReplacements, all_replaced
 
 CALIBRATION_SAMPLES = 256
 """Training samples that set the inference threshold; the first ones of the order."""
@@ -72,6 +73,8 @@ class Session:
             seed=config.seed,
             rank=ranks.rank,
             world_size=ranks.size,
+            group_by_length=config.group_by_length,
+            tell=self.reporter.message,
         )
         engine = make_engine(model, config, ranks)
         with blank_image_for_text(model, blank_image_inputs(model, processor)):
@@ -80,10 +83,11 @@ class Session:
                 batches,
                 config,
                 reporter=self.reporter,
-                checkpoints=checkpoints,
+                checkpoints=WithReplacements(checkpoints, batches),
                 notice=notice,
                 stop_at_s=stop_at_s,
             )
+        result = replace(result, replaced=all_replaced(batches, ranks))
         return engine.full_weights(), result
 
     def write(self, output: Path, weights: dict[str, Tensor], result: TrainingResult) -> None:
@@ -110,6 +114,8 @@ class Session:
         history: dict[str, Any] = {"points": list(result.history), "frozen_digest": digest}
         if result.events:
             history["events"] = list(result.events)
+        if result.replaced:
+            history["replaced"] = list(result.replaced)
         (output / "history.json").write_text(json.dumps(history, indent=1))
 
     def _calibration_batches(self, processor: ProcessorMixin) -> list[dict[str, Tensor]]:

@@ -169,6 +169,30 @@ def test_a_lost_worker_costs_no_bit_of_the_result(
     assert all(0 < threshold < 1 for threshold in thresholds)
 
 
+def test_damaged_images_are_replaced_and_listed_alike_with_and_without_a_lost_worker(
+    tmp_path: Path, inputs: dict[str, Artifact], local_ray: None
+) -> None:
+    raw, damaged = tmp_path / "raw", tmp_path / "data"
+    build_digits_vqa(raw, seed=0, train_scenes=10, eval_scenes=1, questions_per_scene=2)
+    conversations = read_llava(raw / "train.json", raw)
+    (raw / conversations[4].images[0]).write_bytes(b"")
+    damaged.mkdir()
+    write_shard(conversations, raw, damaged / "train.arrow")
+    data = Artifact(path=damaged, measurement=damaged, digest="damaged", key="damaged")
+    folders = {"model": inputs["dense"], "data": data}
+    training = FINETUNE | {"group_by_length": True}
+    undisturbed = Step(tmp_path / "undisturbed", folders, training).run(finetune)
+    (tmp_path / "disturbed").mkdir()
+    reporter = EndingItsWorker(tmp_path / "disturbed")
+    disturbed = Step(tmp_path / "disturbed", folders, training, reporter=reporter).run(finetune)
+    assert files(disturbed) == files(undisturbed)
+    replaced = json.loads((disturbed / "history.json").read_text())["replaced"]
+    # 8 steps of 4 are 1.6 epochs of 20 samples, of which two show the image.
+    assert {each["sample"] for each in replaced} == {"train-00002-0", "train-00002-1"}
+    assert all("missing or empty" in each["reason"] for each in replaced)
+    assert any(each["by"] in line for each in replaced for line in reporter.heard("messages"))
+
+
 def test_a_later_attempt_continues_where_an_earlier_one_was_lost(
     tmp_path: Path, inputs: dict[str, Artifact], local_ray: None
 ) -> None:

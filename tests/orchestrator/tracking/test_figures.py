@@ -14,3 +14,9 @@ def test_a_guard_that_fired_is_a_metric_at_its_step() -> None:
         (2, {"skipped": 1.0}),
         (2, {"guard/spike": 31.5}),
     )
+
+
+def test_samples_that_were_replaced_are_counted_at_their_step() -> None:
+    replaced = [{"step": step, "sample": "a", "by": "b"} for step in (3, 1, 3)]
+    figures = read_figures({"history.json": json.dumps({"points": [], "replaced": replaced})})
+    assert figures.series == ((1, {"replaced_samples": 1.0}), (3, {"replaced_samples": 2.0}))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from workloads.data import Encoded, collate
+from workloads.data.collate import Encoded, collate
 from workloads.kinds import TokenKind
 
 

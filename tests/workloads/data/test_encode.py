@@ -7,7 +7,8 @@ from PIL import Image
 from transformers import LlavaProcessor, ProcessorMixin
 
 from tests.workloads.small_qwen import qwen_processor
-from workloads.data import Encoder, Sample, Turn, collate
+from workloads.data import Encoder, Sample, Turn
+from workloads.data.collate import collate
 from workloads.errors import DataError
 from workloads.kinds import TokenKind
 
