@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.durable import PlannedStep, Step, Store, open_store, plan, run_identity
+from orchestrator.durable import JSON, PlannedStep, Step, Store, open_store, plan, run_identity
 from orchestrator.pipeline import build_steps
 from orchestrator.recipe import Recipe
 from orchestrator.recipe_file import load_recipe
@@ -21,6 +21,8 @@ class Launch:
     store: Store
     steps: tuple[Step, ...]
     tracking_uri: str
+    identity: Mapping[str, JSON]
+    """The values that make the run what it is."""
 
     def planned(self, *, strict_code: bool = False) -> list[PlannedStep]:
         """What each step would do now, and why."""
@@ -41,16 +43,25 @@ def prepare(recipe_name: str, overrides: Sequence[str], url: str) -> Launch:
         PreflightError: If a model, dataset or tracking address cannot be used.
         StoreError: If the store cannot be written.
     """
-    recipe = load_recipe(recipe_name, overrides)
-    store = open_store(url)
+    return assemble(load_recipe(recipe_name, overrides), open_store(url))
+
+
+def assemble(recipe: Recipe, store: Store) -> Launch:
+    """The same for a recipe that has been read.
+
+    Raises:
+        PreflightError: If a model, dataset or tracking address cannot be used.
+    """
     tracking_uri = resolve_tracking_uri(recipe.tracking.uri, store.url)
     fingerprints = Fingerprints(Path.home() / ".cache" / "gammaray" / "fingerprints.json")
     steps = build_steps(recipe, fingerprints, tracking_uri=tracking_uri)
     fingerprints.save()
+    identity = recipe.identity()
     return Launch(
         recipe=recipe,
-        run_id=run_identity(recipe.name, recipe.identity()),
+        run_id=run_identity(recipe.name, identity),
         store=store,
         steps=steps,
         tracking_uri=tracking_uri,
+        identity=identity,
     )

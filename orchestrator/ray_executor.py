@@ -71,6 +71,8 @@ class RayExecutor:
             name=first.name if len(tasks) == 1 else f"{first.name} and {len(tasks) - 1} more",
             num_cpus=needs.cpus,
             num_gpus=needs.gpus,
+            # Not in the place that Ray Tune has reserved for a trial's driver.
+            scheduling_strategy="DEFAULT",
         )
         self._running[remote.remote(tasks, self._pin)] = tasks
 

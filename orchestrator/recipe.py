@@ -7,19 +7,11 @@ booked. Values that change a result are part of the step keys; `Workers`, `Track
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from orchestrator.search_space import Sweep
+from orchestrator.section import Positive, Section, Share
 from workloads.training.checkpoints.timetable import Every
-
-Share = Annotated[float, Field(gt=0.0, le=1.0)]
-Positive = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0.0)]
-
-
-class Section(BaseModel):
-    """A part of a recipe: immutable, and no key it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class DigitsData(Section):
@@ -301,6 +293,8 @@ class Recipe(Section):
     register_as: Registration = Field(alias="register")
     workers: Workers = Workers()
     tracking: Tracking = Tracking()
+    sweep: Sweep | None = None
+    """What ``gammaray sweep`` searches; a plain run takes no notice of it."""
 
     @model_validator(mode="after")
     def _shares_its_batches_equally(self) -> "Recipe":
@@ -321,8 +315,12 @@ class Recipe(Section):
         return tree | {"align": self.align.params(), "finetune": self.finetune.params()}
 
 
+KINDS = ("digits-vqa", "llava", "gamma", "p_mod", "random")
+"""What ``source`` and ``method`` may say; pydantic puts it into the path of an error."""
+
 _NOT_IDENTITY: dict[str, Any] = {
     "workers": True,
     "tracking": True,
+    "sweep": True,
     "register_as": {"approval"},
 }

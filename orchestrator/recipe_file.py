@@ -12,10 +12,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.errors import RecipeError
-from orchestrator.recipe import Recipe
+from orchestrator.recipe import KINDS, Recipe
+from orchestrator.sweep.checks import space_problem
 
 COMMAND_LINE = "command line"
-_TAGS = ("digits-vqa", "llava", "gamma", "p_mod")
 
 
 class _Loader(yaml.SafeLoader):
@@ -50,9 +50,14 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         _assign(values, key, value)
         sources[key] = (COMMAND_LINE, None)
     try:
-        return Recipe.model_validate_json(json.dumps(values, default=str))
+        recipe = Recipe.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         raise _explain(error, source, sources) from None
+    problem = space_problem(recipe)
+    if problem is not None:
+        key, reason = problem
+        raise RecipeError(*_place(key.split("."), source, sources), key, reason)
+    return recipe
 
 
 def shipped_recipes() -> list[str]:
@@ -141,15 +146,22 @@ def _explain(
     path = _user_path(first["loc"])
     key = ".".join(path)
     reason = _reason(first, path)
+    where, line = _place(path, source, sources)
+    return RecipeError(where, line, key, reason)
+
+
+def _place(
+    path: Sequence[str], source: str, sources: Mapping[str, tuple[str, int | None]]
+) -> tuple[str, int | None]:
+    """Where the key, or the nearest one around it, was given."""
     while path and ".".join(path) not in sources:
         path = path[:-1]
-    where, line = sources.get(".".join(path), (source, None))
-    return RecipeError(where, line, key, reason)
+    return sources.get(".".join(path), (source, None))
 
 
 def _user_path(location: Sequence[str | int]) -> list[str]:
     """Pydantic puts a union's tag into the path; a user never wrote it there."""
-    return [str(part) for part in location if part not in _TAGS]
+    return [str(part) for part in location if part not in KINDS]
 
 
 def _reason(problem: Mapping[str, Any], path: Sequence[str]) -> str:
@@ -173,16 +185,17 @@ def _reason(problem: Mapping[str, Any], path: Sequence[str]) -> str:
 def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
     candidates = [model]
     for part in location:
-        if part in _TAGS:
+        if part in KINDS:
             candidates = [m for m in candidates if part in _tag_values(m)]
             continue
-        candidates = [
-            nested
+        nested = [
+            model
             for candidate in candidates
             for name, field in candidate.model_fields.items()
             if part in (name, field.alias)
-            for nested in _models_in(field.annotation)
+            for model in _models_in(field.annotation)
         ]
+        candidates = nested or candidates  # the name of an entry is no field
     return [field.alias or name for m in candidates for name, field in m.model_fields.items()]
 
 

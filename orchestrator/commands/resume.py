@@ -3,12 +3,14 @@
 import argparse
 import sys
 
-from orchestrator.commands import run
+from orchestrator.commands import run, sweep
 from orchestrator.commands.arguments import add_store, url_of
 from orchestrator.commands.output import console_for
 from orchestrator.durable import DurableError, Store, list_runs, open_store, read_spec, read_status
 from orchestrator.durable.states import RunState
 from orchestrator.errors import PreflightError
+
+_VERBS = {"run": run, "sweep": sweep}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +28,7 @@ def execute(args: argparse.Namespace) -> int:
     worst = 0
     for run_id in _resumable(store) if args.all else args.runs:
         try:
-            worst = max(worst, run.execute(_arguments(store, run_id, args)))
+            worst = max(worst, _continue(store, run_id, args))
         except DurableError as error:
             console_for(args).print(f"{run_id}: {error}", highlight=False, markup=False)
             worst = max(worst, error.exit_code)
@@ -38,11 +40,11 @@ def _resumable(store: Store) -> list[str]:
     return [name for name in found if read_status(store, name).state is RunState.RESUMABLE]
 
 
-def _arguments(store: Store, run_id: str, args: argparse.Namespace) -> argparse.Namespace:
-    """What `gammaray run` was given.
+def _continue(store: Store, run_id: str, args: argparse.Namespace) -> int:
+    """Give the command again that started a run.
 
     Raises:
-        PreflightError: If there is no such run, or it was not started by `gammaray run`.
+        PreflightError: If there is no such run, or it was not started by such a command.
     """
     try:
         start = read_spec(store, run_id)["metadata"]
@@ -50,8 +52,10 @@ def _arguments(store: Store, run_id: str, args: argparse.Namespace) -> argparse.
         command += [text for step in start["to"] for text in ("--to", step)]
     except (FileNotFoundError, KeyError) as error:
         raise PreflightError(f"{run_id} was not started by `gammaray run`: {error}") from error
-    parser = argparse.ArgumentParser(prog=f"{sys.argv[0]} run")
-    run.configure(parser)
+    verb = start.get("verb", "run")
+    module = _VERBS[verb]
+    parser = argparse.ArgumentParser(prog=f"{sys.argv[0]} {verb}")
+    module.configure(parser)
     given = parser.parse_args([*command, *(["--json"] if args.json else [])])
-    given.environment, given.address = args.environment, args.address
-    return given
+    given.verb, given.environment, given.address = verb, args.environment, args.address
+    return int(module.execute(given))

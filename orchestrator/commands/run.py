@@ -3,6 +3,7 @@
 import argparse
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +27,9 @@ from orchestrator.runs import tag
 from orchestrator.runs.log import RunLog
 from orchestrator.scratch import scratch, sweep
 from orchestrator.tracking import MLflowTracker, TrackedRun
+
+Show = Callable[[RunResult, Launch, MLflowTracker, argparse.Namespace], object]
+"""What is done with what came out, while it is still tracked."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -63,25 +67,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Run to the end and show what came out."""
-    console = console_for(args)
     launch = launch_of(args)
-    _announce(launch, console)
     if args.background:
-        return _detach(launch, args)
+        return detach(launch, args)
+    drive(launch, args, _show)
+    return 0
+
+
+def drive(launch: Launch, args: argparse.Namespace, show: Show) -> None:
+    """Run to the end in this process, then show what came out."""
+    console = console_for(args)
+    _announce(launch, console)
     sweep()
     try:
         with scratch():
-            return _drive(launch, args, console)
+            _drive(launch, args, console, show)
     finally:
         sweep()
 
 
-def _drive(launch: Launch, args: argparse.Namespace, console: Console) -> int:
+def _drive(launch: Launch, args: argparse.Namespace, console: Console, show: Show) -> None:
     tracker = _tracker(launch, console)
     status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
     try:
         result = _run(launch, tracker, args, console)
-        _show(result, launch, tracker, args, console)
+        show(result, launch, tracker, args)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -90,7 +100,6 @@ def _drive(launch: Launch, args: argparse.Namespace, console: Console) -> int:
         left = tracker.close(status)
     if left:
         console.print(f"MLflow was not told {left}", highlight=False, markup=False)
-    return 0
 
 
 def _run(
@@ -132,7 +141,7 @@ def _moment(text: str) -> float:
 def _spec(launch: Launch, args: argparse.Namespace) -> Spec:
     return Spec(
         steps=needed_for(launch.steps, args.to) if args.to else launch.steps,
-        recipe=launch.recipe.identity(),
+        recipe=launch.identity,
         metadata=how_to_start(args),
     )
 
@@ -141,15 +150,21 @@ def how_to_start(args: argparse.Namespace) -> dict[str, JSON]:
     """What ``gammaray resume`` needs to give the same command again."""
     path = Path(args.recipe)
     recipe = str(path.resolve()) if path.suffix and path.is_file() else args.recipe
-    return {"recipe": recipe, "overrides": list(args.overrides), "to": list(args.to)}
+    return {
+        "verb": args.verb,
+        "recipe": recipe,
+        "overrides": list(args.overrides),
+        "to": list(args.to),
+    }
 
 
-def _detach(launch: Launch, args: argparse.Namespace) -> int:
+def detach(launch: Launch, args: argparse.Namespace) -> int:
     """Start the same command in a session of its own; what it says is in the run's log.
 
     Until that process owns the run, the run is pending.
     """
-    command = [sys.executable, "-m", "orchestrator.cli", "run", args.recipe, *args.overrides]
+    _announce(launch, console_for(args))
+    command = [sys.executable, "-m", "orchestrator.cli", args.verb, args.recipe, *args.overrides]
     command += ["--store", launch.store.url]
     for option, values in (("--to", args.to), ("--redo", args.redo)):
         command += [text for value in values for text in (option, value)]
@@ -178,7 +193,9 @@ def _tracker(launch: Launch, console: Console) -> MLflowTracker:
         launch.tracking_uri,
         launch.recipe.tracking.experiment,
         run=TrackedRun(
-            run_id=launch.run_id, name=launch.recipe.name, recipe=launch.recipe.identity()
+            run_id=launch.run_id,
+            name=launch.run_id.rpartition("-")[0],
+            recipe=launch.identity,
         ),
         store=launch.store,
         tell=lambda text: console.print(text, highlight=False, markup=False),
@@ -186,32 +203,43 @@ def _tracker(launch: Launch, console: Console) -> MLflowTracker:
 
 
 def _show(
-    result: RunResult,
-    launch: Launch,
-    tracker: MLflowTracker,
-    args: argparse.Namespace,
-    console: Console,
+    result: RunResult, launch: Launch, tracker: MLflowTracker, args: argparse.Namespace
 ) -> None:
+    document = show_summary(result, launch, tracker, args)
+    if args.json and document:
+        print_json(document)
+
+
+def show_summary(
+    result: RunResult, launch: Launch, tracker: MLflowTracker, args: argparse.Namespace
+) -> dict[str, JSON]:
+    """Print what came out, but for programs; returns it for them, empty without an evaluation."""
     documents = from_store(result.store, result.manifests)
     if not {"dense", "mod"} <= documents.keys():
-        return
+        return {}
     summary = summarize(documents)
     tracker.figures(summary.figures)
-    if args.json:
-        print_json({**summary.to_json(), "places": _places(result, launch)})
-    else:
-        print_summary(summary, console)
-        for name, place in _places(result, launch).items():
-            console.print(f"{name}: {place}", highlight=False, markup=False, soft_wrap=True)
+    places = places_of(result, launch, step="report", page="report.html")
+    if not args.json:
+        print_summary(summary, console_for(args))
+        print_places(places, args)
+    return {**summary.to_json(), "places": places}
 
 
-def _places(result: RunResult, launch: Launch) -> dict[str, str]:
-    """Where to look next."""
-    places = {"MLflow": launch.tracking_uri}
-    if "report" in result.manifests:
-        path = f"{result.manifests['report'].root}/measurement/report.html"
+def places_of(result: RunResult, launch: Launch, *, step: str, page: str) -> dict[str, JSON]:
+    """Where to look next: MLflow, and the page that a step has written."""
+    places: dict[str, JSON] = {"MLflow": launch.tracking_uri}
+    if step in result.manifests:
+        path = f"{result.manifests[step].root}/measurement/{page}"
         places["report"] = str(result.store.local_path(path) or f"{result.store.url}/{path}")
     return places
+
+
+def print_places(places: Mapping[str, JSON], args: argparse.Namespace) -> None:
+    """Say where to look next."""
+    for name, place in places.items():
+        text = f"{name}: {place}"
+        console_for(args).print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _announce(launch: Launch, console: Console) -> None:

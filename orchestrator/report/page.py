@@ -20,7 +20,8 @@ from orchestrator.report.summary import Summary, shown, shown_change, signed, su
 if TYPE_CHECKING:
     from orchestrator.report.examples import Example
 
-_TEMPLATES = Path(__file__).with_name("templates")
+TEMPLATES = Path(__file__).with_name("templates")
+"""Folder of the pages, their styles and scripts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +69,7 @@ def render(
     layers = tuple(_layers(documents))
     profile = documents.get("arank", {}).get("profile", {})
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -79,7 +80,7 @@ def render(
     return page.render(
         summary=summary,
         agreement=agreement,
-        style=Markup((_TEMPLATES / "page.css").read_text() + STYLE.read_text()),
+        style=Markup((TEMPLATES / "page.css").read_text() + STYLE.read_text()),
         graph=Markup(graph_svg(graph)) if graph else "",
         layers=layers,
         rank_chart=Markup(_rank_chart(layers)),

@@ -14,6 +14,8 @@ READ = (
     "conversion.json",
     "registration.json",
     "report.html",
+    "sweep.json",
+    "sweep.html",
 )
 """Files of an artifact that a tracker wants; all are texts, and small beside a model."""
 

@@ -29,6 +29,8 @@ class TrackedRun:
     recipe: Mapping[str, object]
     """The resolved recipe: flattened into parameters, and attached whole as recipe.json."""
     tags: Mapping[str, str] = field(default_factory=dict)
+    part_of: str | None = None
+    """The sweep that it is a trial of, under whose parent run it is shown."""
 
 
 class RunSession:
@@ -42,6 +44,9 @@ class RunSession:
     def __init__(self, records: Records, run: TrackedRun) -> None:
         self._records, self._run = records, run
         self._parent = records.open_run(self._identity(WHOLE_RUN), name=run.name)
+        around = run.part_of and records.find(identity(run.part_of, WHOLE_RUN))
+        if around:
+            records.tags(self._parent, {"mlflow.parentRunId": around})
         self._children: dict[str, str] = {}
         self._open: set[str] = set()
 

@@ -27,16 +27,16 @@ OVERRIDES = (
 PATIENCE_S = 600.0
 
 
-def command(store: Path, *overrides: str) -> list[str]:
+def command(store: Path, *overrides: str, verb: str = "run") -> list[str]:
     gammaray = str(Path(sys.executable).with_name("gammaray"))
-    return [gammaray, "run", "digits", *OVERRIDES, *overrides, "--store", str(store)]
+    return [gammaray, verb, "digits", *OVERRIDES, *overrides, "--store", str(store)]
 
 
 @contextmanager
-def driver(store: Path, *overrides: str) -> Iterator["Driver"]:
+def driver(store: Path, *overrides: str, verb: str = "run") -> Iterator["Driver"]:
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        command(store, *overrides),
+        command(store, *overrides, verb=verb),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -8,7 +8,7 @@ vision encoder, projector and ``lm_head``.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 TERA = 1e12
 
@@ -32,7 +32,12 @@ class DecoderShape:
     @classmethod
     def of(cls, model: PreTrainedModel) -> "DecoderShape":
         """The shape of a model's decoder, as its configuration states it."""
-        config = model.config.get_text_config(decoder=True)
+        return cls.from_config(model.config, value_bytes=model.dtype.itemsize)
+
+    @classmethod
+    def from_config(cls, whole: PreTrainedConfig, *, value_bytes: int) -> "DecoderShape":
+        """The shape that the configuration of a whole model states of its decoder."""
+        config = whole.get_text_config(decoder=True)
         heads = config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         key_heads = getattr(config, "num_key_value_heads", None) or heads
@@ -42,7 +47,7 @@ class DecoderShape:
             intermediate=config.intermediate_size,
             query_width=heads * head_dim,
             key_width=key_heads * head_dim,
-            value_bytes=model.dtype.itemsize,
+            value_bytes=value_bytes,
         )
 
 

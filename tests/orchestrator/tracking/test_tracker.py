@@ -291,3 +291,26 @@ def test_a_server_that_is_away_stops_the_run_before_anything_starts(
 ) -> None:
     with pytest.raises(TrackingError, match="cannot be reached"):
         MLflowTracker("http://127.0.0.1:1", "demo", run=run, store=store, tell=pytest.fail)
+
+
+def test_a_trial_is_shown_below_its_sweep(uri: str, store: Store) -> None:
+    def track(run_id: str, part_of: str | None = None) -> None:
+        run = TrackedRun(run_id=run_id, name=run_id, recipe={}, part_of=part_of)
+        tracker = MLflowTracker(uri, "demo", run=run, store=store, tell=pytest.fail)
+        tracker.open()
+        assert not tracker.close("FINISHED")
+
+    track("plain")
+    track("sweep")
+    for _ in range(2):
+        track("plain", part_of="sweep")
+        track("trial", part_of="sweep")
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("demo")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    by_name = {run.data.tags["gammaray.run_id"]: run for run in found}
+    assert len(found) == len(by_name) == 3
+    sweep = by_name["sweep"].info.run_id
+    assert by_name["plain"].data.tags["mlflow.parentRunId"] == sweep
+    assert by_name["trial"].data.tags["mlflow.parentRunId"] == sweep
