@@ -46,8 +46,6 @@ _TUNE_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 """What Ray Tune reads from the environment of the process that searches."""
-_LIGHT = {"memory": 1}
-"""Ray Tune wants every trial to reserve something: a byte."""
 
 
 def search(context: StepContext) -> None:
@@ -121,11 +119,11 @@ class Searching:
         os.environ.update(_TUNE_SETTINGS)
         with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
             tuner = tune.Tuner(
-                tune.with_resources(Trial, _LIGHT),
+                Trial,
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
                     scheduler=_scheduler(self._sweep, self._steps, self._journal.trials),
-                    num_samples=self._sweep.trials,
+                    num_samples=max(self._sweep.trials, len(self._journal.trials)),
                     max_concurrent_trials=at_once,
                     # A stopped trial has to end at once, not when its actor is needed again.
                     reuse_actors=self._sweep.early_stopping is None,

@@ -57,6 +57,11 @@ class Order:
 class Trial(tune.Trainable):
     """The actor: each step of Ray Tune waits for the next report of the run, or for its end."""
 
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """A byte of memory: Ray Tune wants every trial to reserve something."""
+        return tune.PlacementGroupFactory([{"memory": 1}])
+
     def setup(self, config: dict[str, Any]) -> None:
         """Start to drive."""
         self._driver = Driver(config["order"])

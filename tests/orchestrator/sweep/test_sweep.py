@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 from mlflow import MlflowClient
@@ -17,7 +18,7 @@ from orchestrator.durable import open_store, read_status
 from orchestrator.durable.states import RunState
 from orchestrator.ownership.epochs import last_epoch
 from orchestrator.sweep.journal import Journal
-from tests.orchestrator.small_run import OVERRIDES, driver
+from tests.orchestrator.small_run import OVERRIDES, PATIENCE_S, driver
 from tests.orchestrator.sweep.examples import RATIO
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore:The ``noload`` loader")]
@@ -184,7 +185,7 @@ def test_the_winner_is_run_with_the_full_budget_and_registered(sweeping: Sweepin
     assert version.version == found["retrained"]["registration"]["version"]
 
 
-def test_a_sweep_whose_driver_was_killed_goes_on(
+def test_a_sweep_whose_driver_and_then_a_trial_was_killed_goes_on(
     sweeping: Sweeping, folder: Path, tmp_path: Path
 ) -> None:
     sweeping(section())
@@ -197,10 +198,26 @@ def test_a_sweep_whose_driver_was_killed_goes_on(
     before = Journal(store, sweep_id).trials
     assert [trial.state for trial in before] == ["finished", "running"]
     with driver(tmp_path, section(), verb="sweep") as run:
+        wait_for(lambda: last_epoch(store, before[1].run_id) == 2)
+        for process in trial_processes(run.process.pid):
+            process.kill()
         assert run.finish() == ExitCode.DONE, "\n".join(run.said)
     after = Journal(store, sweep_id).trials
     assert after[0] == before[0]
     assert after[1].state == "finished"
-    assert [last_epoch(store, trial.run_id) for trial in after] == [1, 2]
+    assert [last_epoch(store, trial.run_id) for trial in after] == [1, 3]
     undisturbed = {m.digest for m in committed_for(open_store(str(folder)), "finetune-mod")}
     assert {m.digest for m in committed_for(store, "finetune-mod")} <= undisturbed
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def trial_processes(driver_pid: int) -> list[psutil.Process]:
+    """The actors of trials, which Ray names after their class."""
+    below = psutil.Process(driver_pid).children(recursive=True)
+    return [each for each in below if "ray::Trial" in " ".join(each.cmdline())]
