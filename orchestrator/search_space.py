@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import inf
+from math import inf, prod
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, JsonValue, field_validator, model_validator
@@ -187,6 +187,13 @@ class Sweep(Section):
         """The constraints, read."""
         return tuple(Constraint.parse(text) for text in self.constraints)
 
+    @property
+    def at_most(self) -> int:
+        """How many trials there can be: a grid may have fewer points."""
+        counted = [each.values for each in self.space.values() if each.values is not None]
+        points = prod(len(values) for values in counted) if self.algorithm == "grid" else inf
+        return int(min(self.trials, points))
+
     def identity(self) -> dict[str, Any]:
         """What makes two sweeps the same: not how many trials, how many at once, or what then."""
         without = {"trials", "max_concurrent", "retrain"}
@@ -201,7 +208,14 @@ def _flattened(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         if is_section and all(isinstance(inner, dict) for inner in value.values()):
             yield from _flattened(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value
+            yield f"{prefix}{key}", _with_tuples(value)
+
+
+def _with_tuples(value: object) -> object:
+    """JSON's lists as what a strict section takes once it was touched."""
+    if not isinstance(value, dict):
+        return value
+    return {name: tuple(each) if isinstance(each, list) else each for name, each in value.items()}
 
 
 def check_bounds(constraints: list[Constraint]) -> None:

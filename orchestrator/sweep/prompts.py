@@ -21,7 +21,9 @@ def prompts(context: StepContext) -> None:
     """Write ``prompts.json``: the decoder's shape, and token kinds by prompt."""
     model = context.inputs["model"].path
     config = AutoConfig.from_pretrained(model, local_files_only=True)
-    processor = AutoProcessor.from_pretrained(model, local_files_only=True)
+    processor = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+        model, local_files_only=True
+    )
     shard = open_shard(context.inputs["data"].path / "eval.arrow")
     batches = prompt_batches(shard, Encoder(processor), batch_size=_BATCH, limit=_PROMPTS)
     counted = [prompt_of(row) for batch in batches for row in batch.inputs["token_kinds"].tolist()]

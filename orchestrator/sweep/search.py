@@ -132,6 +132,8 @@ class Searching:
                     name=self._context.run_id,
                     storage_path=folder,
                     failure_config=tune.FailureConfig(max_failures=_LOST),
+                    # What a trial has done is in the store.
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                     verbose=0,
                 ),
             )
@@ -206,7 +208,7 @@ class Searching:
             told = f"{trial.state}: {trial.reason}"
         self._context.reporter.message(f"trial {trial.number}: {shown}: {told}")
         done = sum(each.state != "running" for each in self._journal.trials)
-        self._context.reporter.progress(done, self._sweep.trials, unit="trials")
+        self._context.reporter.progress(done, self._sweep.at_most, unit="trials")
 
     def _sum_up(self, refused: Mapping[str, int]) -> SweepResult:
         found = [
@@ -239,10 +241,11 @@ def _scheduler(sweep: Sweep, steps: int, trials: Sequence[TrialRecord]) -> Trial
         reduction_factor=early.reduction,
     )
     for trial in trials:
-        known = _Known(f"known-{trial.number}")
-        asha.on_trial_add(None, known)
+        known: Any = _Known(f"known-{trial.number}")
+        controller: Any = None
+        asha.on_trial_add(controller, known)
         for step, loss in trial.reports:
-            asha.on_trial_result(None, known, {"step": step, "loss": loss})
+            asha.on_trial_result(controller, known, {"step": step, "loss": loss})
     return asha
 
 

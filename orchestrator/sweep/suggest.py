@@ -18,6 +18,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from orchestrator.search_space import Parameter, Sweep
@@ -72,7 +73,10 @@ def study_of(
     sweep: Sweep, tried: Sequence[TrialRecord], sampler: BaseSampler | None = None
 ) -> optuna.Study:
     """The trials as Optuna knows them, in memory."""
-    directions = ["maximize" if each == "accuracy" else "minimize" for each in sweep.objectives]
+    directions = [
+        StudyDirection.MAXIMIZE if each == "accuracy" else StudyDirection.MINIMIZE
+        for each in sweep.objectives
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = optuna.create_study(directions=directions, sampler=sampler)

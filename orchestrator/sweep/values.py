@@ -61,7 +61,8 @@ def _outer_first(values: Values) -> list[str]:
 def _put(tree: dict[str, Any], path: str, value: object) -> None:
     *sections, last = path.split(".")
     for section in sections:
-        tree = tree[section] = dict(tree.get(section) or {})
+        tree[section] = dict(tree.get(section) or {})
+        tree = tree[section]
     tree[last] = value
 
 
