@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--background", action="store_true", help="leave it running and return at once"
     )
-    parser.set_defaults(to=[], redo=[], strict_code=False)
+    parser.set_defaults(to=[], redo=[], strict_code=False, until=None)
 
 
 def execute(args: argparse.Namespace) -> int:
