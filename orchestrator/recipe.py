@@ -13,6 +13,8 @@ from orchestrator.search_space import Sweep
 from orchestrator.section import Positive, Section, Share
 from workloads.training.checkpoints.timetable import Every
 
+Rate = Annotated[float, Field(gt=0.0)]
+
 
 class DigitsData(Section):
     """The embedded data: questions about scenes of real handwritten digits."""
