@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 
 from orchestrator.durable import DurableError
 from orchestrator.errors import PreflightError, RecipeError
+from orchestrator.secrets import without_credentials
 from workloads.errors import WorkloadError
 
 
@@ -71,7 +72,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"gammaray: {text}\n")
+    sys.stderr.write(f"gammaray: {without_credentials(text)}\n")
 
 
 if __name__ == "__main__":

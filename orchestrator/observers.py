@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from orchestrator.durable import Observer
+from orchestrator.secrets import without_credentials
 
 if TYPE_CHECKING:
     from orchestrator.artifacts.manifest import Manifest
@@ -37,9 +38,9 @@ class Observers(Observer):
             member.metrics(step, at, values)
 
     def message(self, step: str, text: str) -> None:
-        """Tell all."""
+        """Tell all, without the credentials of an address that a library may have put into it."""
         for member in self._members:
-            member.message(step, text)
+            member.message(step, without_credentials(text))
 
     def step_finished(self, step: str, manifest: "Manifest") -> None:
         """Tell all."""

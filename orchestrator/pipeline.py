@@ -68,7 +68,7 @@ def build_steps(
         Step(
             name="register",
             function="orchestrator.stages.register:register",
-            params=recipe.register_as.model_dump(exclude={"approval"}),
+            params=recipe.register_as.params(),
             gate=Approval("a look at the evaluation") if recipe.register_as.approval else None,
             inputs={
                 "model": "finetune-mod",

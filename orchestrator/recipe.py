@@ -232,12 +232,46 @@ class Efficiency(Section):
     repeats: Positive = 25
 
 
+class Promotion(Section):
+    """When a version becomes the ``champion``; docs/registry.md tells how it is decided.
+
+    Accuracies are compared on the same questions, and a bound holds if it holds for the worse end
+    of the bootstrap interval.
+    """
+
+    max_accuracy_drop: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.01
+    """Share of the questions by which accuracy may be lower than that of the dense twin, and than
+    that of the present champion."""
+    min_flops_saved: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the dense twin's decoder FLOPs in a prefill."""
+    max_prefill_ratio: Annotated[float, Field(gt=0.0)] | None = None
+    """Prefill time over that of the dense twin, side by side; by default times decide nothing."""
+    against_champion: bool = True
+    """Whether the present champion has to be matched too."""
+    min_champion_gain: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.01
+    """Share of the champion's FLOPs that must be saved, unless the new version is surely more
+    accurate at no higher cost."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
+    min_questions: Positive = 100
+    """With fewer, an interval is not to be trusted."""
+    automatic: bool = True
+    """Whether a run moves the alias itself; if not, ``gammaray register NAME --promote`` does."""
+
+
 class Registration(Section):
     """The name in MLflow's model registry."""
 
     name: str = Field(min_length=1, pattern=r"^[^/:%\"']+$")
     approval: bool = False
     """Whether a person must give ``gammaray approve RUN register`` first; never part of a key."""
+    promote: Promotion | None = None
+    """When the version becomes the ``champion``; by default it stays the ``candidate``."""
+
+    def params(self) -> dict[str, Any]:
+        """What the result depends on; without a rule as it was before there were rules."""
+        without = {"approval"} | ({"promote"} if self.promote is None else set())
+        return self.model_dump(mode="json", exclude=without)
 
 
 class Workers(Section):
@@ -314,7 +348,11 @@ class Recipe(Section):
         tree = self.model_dump(mode="json", by_alias=True, exclude=_NOT_IDENTITY)
         if isinstance(self.data, LlavaData) and "on_bad_image" not in self.data.params():
             del tree["data"]["on_bad_image"]
-        return tree | {"align": self.align.params(), "finetune": self.finetune.params()}
+        return tree | {
+            "align": self.align.params(),
+            "finetune": self.finetune.params(),
+            "register": self.register_as.params(),
+        }
 
 
 KINDS = ("digits-vqa", "llava", "gamma", "p_mod", "random")
@@ -324,5 +362,4 @@ _NOT_IDENTITY: dict[str, Any] = {
     "workers": True,
     "tracking": True,
     "sweep": True,
-    "register_as": {"approval"},
 }

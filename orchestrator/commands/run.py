@@ -26,7 +26,7 @@ from orchestrator.report import from_store, print_summary, summarize
 from orchestrator.runs import tag
 from orchestrator.runs.log import RunLog
 from orchestrator.scratch import scratch, sweep
-from orchestrator.tracking import MLflowTracker, TrackedRun
+from orchestrator.tracking import MLflowTracker, TrackedRun, public
 
 Show = Callable[[RunResult, Launch, MLflowTracker, argparse.Namespace], object]
 """What is done with what came out, while it is still tracked."""
@@ -147,13 +147,14 @@ def _spec(launch: Launch, args: argparse.Namespace) -> Spec:
 
 
 def how_to_start(args: argparse.Namespace) -> dict[str, JSON]:
-    """What ``gammaray resume`` needs to give the same command again."""
+    """What ``gammaray resume`` needs to give the same command again, without any password."""
     path = Path(args.recipe)
+    overrides = [public(override) for override in args.overrides]
     recipe = str(path.resolve()) if path.suffix and path.is_file() else args.recipe
     return {
         "verb": args.verb,
         "recipe": recipe,
-        "overrides": list(args.overrides),
+        "overrides": overrides,
         "to": list(args.to),
     }
 
@@ -228,7 +229,7 @@ def show_summary(
 
 def places_of(result: RunResult, launch: Launch, *, step: str, page: str) -> dict[str, JSON]:
     """Where to look next: MLflow, and the page that a step has written."""
-    places: dict[str, JSON] = {"MLflow": launch.tracking_uri}
+    places: dict[str, JSON] = {"MLflow": public(launch.tracking_uri)}
     if step in result.manifests:
         path = f"{result.manifests[step].root}/measurement/{page}"
         places["report"] = str(result.store.local_path(path) or f"{result.store.url}/{path}")

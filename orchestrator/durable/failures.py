@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from orchestrator.durable.errors import StepFailedError
 from orchestrator.durable.step import Retry
+from orchestrator.secrets import without_credentials
 from orchestrator.store import StoreError
 from orchestrator.store.errors import FULL, PASSING
 
@@ -50,8 +51,8 @@ class Failure:
         return cls(
             kind=kind or classify(error),
             error_type=type(error).__name__,
-            message=str(error),
-            traceback_text="".join(traceback.format_exception(error)),
+            message=without_credentials(str(error)),
+            traceback_text=without_credentials("".join(traceback.format_exception(error))),
             error_types=tuple(kind.__name__ for kind in type(error).__mro__),
             error=error if _travels(error) else None,
         )

@@ -22,6 +22,7 @@ SOURCES = {
     "efficiency": ("efficiency", "efficiency.json"),
     "timing": ("efficiency", "timing.json"),
     "registration": ("register", "registration.json"),
+    "decision": ("register", "decision.json"),
 }
 """Name of a document to the step and the file that hold it."""
 

@@ -59,6 +59,13 @@ class Summary:
     """MoD layer to the measured skipped share by token kind, ``all`` and ``routable``."""
     registration: Mapping[str, str] | None
     """Name, version and URI of the registered model, and where the registry is."""
+    decision: Mapping[str, Any] | None = None
+    """What the promotion rule said of it; None without a rule."""
+
+    @property
+    def promotion(self) -> str:
+        """The decision in one line; empty without a rule."""
+        return f"{self.decision['verdict']}: {self.decision['reason']}" if self.decision else ""
 
     def row(self, key: str) -> Row:
         """The row called ``key``; an empty one if the run did not measure it."""
@@ -92,6 +99,7 @@ class Summary:
             "mod_layers": list(self.mod_layers),
             "skip_per_layer": layers,
             "registration": self.registration,
+            "decision": self.decision,
         }
 
 
@@ -124,6 +132,7 @@ def summarize(documents: Mapping[str, Document]) -> Summary:
         mod_layers=tuple(sorted(int(layer) for layer in per_layer)),
         skip_per_layer={int(layer): shares for layer, shares in per_layer.items()},
         registration=documents.get("registration"),
+        decision=documents.get("decision"),
     )
 
 

@@ -20,6 +20,8 @@ def print_summary(summary: Summary, console: Console) -> None:
     if summary.registration is not None:
         text = f"registered as {summary.registration['uri']}"
         console.print(text, highlight=False, markup=False)
+    if summary.promotion:
+        console.print(summary.promotion, highlight=False, markup=False)
 
 
 def _skips(summary: Summary) -> Table:

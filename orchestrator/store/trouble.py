@@ -1,16 +1,15 @@
 """What the error of a storage service means, told apart without importing its library."""
 
 import errno
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from orchestrator.secrets import without_credentials
 from orchestrator.store.errors import FULL
 
 _PASSING_STATUS = frozenset({408, 409, 425, 429})
 _PERMANENT = (PermissionError, IsADirectoryError, NotADirectoryError)
 _NETWORK_LIBRARIES = frozenset({"aiohttp", "aiobotocore", "botocore", "requests", "urllib3"})
-_SECRET = re.compile(r"://[^/@\s]+@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +17,7 @@ class Trouble:
     """Why an operation failed."""
 
     text: str
-    """For a person; without what stands before the @ of an address."""
+    """For a person; without the credentials of an address."""
 
     may_pass: bool
     """Whether the same call may work later: no answer, throttling, or trouble of the server."""
@@ -29,7 +28,7 @@ class Trouble:
     @classmethod
     def behind(cls, error: Exception) -> "Trouble":
         """Look at an error of fsspec, or of the library below it."""
-        text = f"{type(error).__name__}: {_SECRET.sub('://', str(error))}"
+        text = f"{type(error).__name__}: {without_credentials(str(error))}"
         if isinstance(error, OSError) and error.errno in FULL:
             return cls(text, may_pass=False, error_number=error.errno)
         may_pass = _may_pass(error)

@@ -13,6 +13,7 @@ READ = (
     "arank.json",
     "conversion.json",
     "registration.json",
+    "decision.json",
     "report.html",
     "sweep.json",
     "sweep.html",
@@ -74,6 +75,8 @@ def _tags(documents: Documents) -> Iterator[tuple[str, str]]:
         yield "gammaray.arank_digest", str(digest)
     if uri := documents.get("registration.json", {}).get("uri"):
         yield "gammaray.registered", str(uri)
+    if decision := documents.get("decision.json"):
+        yield "gammaray.decision", f"{decision['verdict']}: {decision['reason']}"
 
 
 def _numbers(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -6,8 +6,9 @@ import sqlite3
 import urllib.error
 import urllib.request
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
+from orchestrator.secrets import without_credentials
 from orchestrator.tracking.errors import TrackingAwayError, TrackingError
 
 _SQLITE = "sqlite:///"
@@ -49,11 +50,8 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def public(uri: str) -> str:
-    """``uri`` without user name and password, for messages and records."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    """``uri``, or a text around one, without user name and password, for messages and records."""
+    return without_credentials(uri)
 
 
 def check_reachable(uri: str, *, timeout_s: float = 5.0) -> None:
@@ -78,7 +76,8 @@ def check_reachable(uri: str, *, timeout_s: float = 5.0) -> None:
 
 
 def _check_server(uri: str, timeout_s: float) -> None:
-    request = urllib.request.Request(f"{uri.rstrip('/')}/health")
+    # urllib takes no credentials in an address, and would show them.
+    request = urllib.request.Request(f"{public(uri).rstrip('/')}/health")
     try:
         with urllib.request.urlopen(request, timeout=timeout_s):
             return

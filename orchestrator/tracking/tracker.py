@@ -166,7 +166,7 @@ class MLflowTracker(Observer):
             check_reachable(self._uri)
         except TrackingError as away:
             return away
-        return TrackingError(public(self._uri), f"cannot be opened: {error}")
+        return TrackingError(public(self._uri), public(f"cannot be opened: {error}"))
 
     def _write_reused(
         self, writer: BackgroundWriter[RunSession], step: str, manifest: Manifest

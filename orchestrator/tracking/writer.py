@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import Generic, Protocol, TypeVar
 
+from orchestrator.secrets import without_credentials
 from orchestrator.tracking.point import Point
 
 
@@ -185,8 +186,9 @@ class BackgroundWriter(Generic[Target]):
                 write(target)
             except Exception as error:  # noqa: BLE001  tracking must never stop a training
                 if not self._is_passing(error):
-                    self._refused.append(str(error))
-                    self._tell(f"not recorded in MLflow: {error}")
+                    said = without_credentials(str(error))
+                    self._refused.append(said)
+                    self._tell(f"not recorded in MLflow: {said}")
                     break
                 if not is_away:
                     self._tell("MLflow does not answer; the run goes on and its records wait")

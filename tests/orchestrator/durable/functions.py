@@ -168,3 +168,10 @@ def write_by_key(context: StepContext) -> None:
         for name, artifact in sorted(context.inputs.items())
     ]
     (context.output / "text").write_text(f"{context.params} {taken}")
+
+
+def repeat_the_address(context: StepContext) -> None:
+    """Say and raise what an HTTP client says of a server that is away."""
+    said = f"API request to {context.settings['address']}/api/2.0 failed"
+    context.reporter.message(said)
+    raise PermissionError(said)
