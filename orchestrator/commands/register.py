@@ -138,7 +138,7 @@ def _export(client: "MlflowClient", uri: str, args: argparse.Namespace) -> int:
 def _show(client: "MlflowClient", args: argparse.Namespace) -> int:
     aliases = _aliases(client, args.name)
     found = client.search_model_versions(f"name = '{args.name}'")
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "version": str(item.version),
             "aliases": sorted(alias for alias, at in aliases.items() if at == str(item.version)),

@@ -58,9 +58,10 @@ def register(context: StepContext) -> None:
             run_id=context.run_id,
             step=context.step,
         )
-        decision = rule and Promoter(records.client, tracking_uri, subject.name).consider(
-            registration.version, rule, may_move=rule.automatic
-        )
+        decision = None
+        if rule is not None:
+            promoter = Promoter(records.client, tracking_uri, subject.name)
+            decision = promoter.consider(registration.version, rule, may_move=rule.automatic)
     (context.measurement / CARD).write_text(card, encoding="utf-8")
     (context.measurement / _RECORD).write_text(json.dumps(registration.to_json(), indent=1))
     context.reporter.message(f"{registration.uri} is {registration.name}@candidate")

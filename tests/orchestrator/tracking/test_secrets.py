@@ -14,12 +14,13 @@ import pytest
 
 from orchestrator.chaos.tracking_server import TrackingServer
 from orchestrator.commands.run import how_to_start
-from orchestrator.durable import InProcessExecutor, Runner, Step, StoreError, open_store
+from orchestrator.durable import InProcessExecutor, Runner, Step, Store, open_store
 from orchestrator.durable.errors import StepFailedError
 from orchestrator.observers import Observers
 from orchestrator.recipe_file import load_recipe
 from orchestrator.runs.log import RunLog, read_log
 from orchestrator.secrets import without_credentials
+from orchestrator.store import StoreError
 from orchestrator.tracking import MLflowTracker, TrackedRun
 from orchestrator.tracking.records import open_client
 from tests.orchestrator.small_run import OVERRIDES
@@ -89,9 +90,9 @@ def test_a_store_address_with_credentials_is_refused_without_repeating_them() ->
         assert SECRET not in str(refused.value)
 
 
-def test_a_run_whose_error_repeats_the_address_writes_no_password(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    store = open_store(str(tmp_path / "store"))
+def test_a_run_whose_error_repeats_the_address_writes_no_password(
+    uri: str, store: Store, tmp_path: Path
+) -> None:
     run = TrackedRun(run_id="run", name="run", recipe={"seed": 0})
     step = Step(
         name="talk",
@@ -117,7 +118,7 @@ def test_a_run_whose_error_repeats_the_address_writes_no_password(tmp_path: Path
     child = open_client(uri).search_runs(["1"], "tags.`gammaray.step` = 'talk'")[0]
     assert "http://mlflow.example:5000" in child.data.tags["gammaray.failure"]
     assert SECRET not in str(failed.value)
-    assert not told
+    assert SECRET not in "".join(told)
     assert list(holding(tmp_path)) == []
 
 
