@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from pathlib import Path
 from typing import TextIO
 
+from orchestrator.secrets import without_credentials
 from orchestrator.store import Store, StoreError
 
 
@@ -20,6 +21,7 @@ def output_path(run_id: str, step: str, epoch: int, attempt: int) -> str:
 def kept_output(store: Store, path: str) -> Iterator[None]:
     """Copy what is printed, and the error that ends the block, to ``path``; nothing if silent.
 
+    Credentials of an address are left out of the copy.
     In a local store it is there at once, in a remote one at the end of the block.
     """
     with ExitStack() as leaving:
@@ -53,7 +55,7 @@ class _Copy:
             if self._file is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self._path.open("a", buffering=1)
-            self._file.write(text)
+            self._file.write(without_credentials(text))
 
     def close(self) -> None:
         self._is_open = False

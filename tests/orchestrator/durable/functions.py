@@ -174,4 +174,5 @@ def repeat_the_address(context: StepContext) -> None:
     """Say and raise what an HTTP client says of a server that is away."""
     said = f"API request to {context.settings['address']}/api/2.0 failed"
     context.reporter.message(said)
+    sys.stderr.write(f"{said}\n")
     raise PermissionError(said)
