@@ -71,7 +71,7 @@ def test_an_address_keeps_everything_but_its_credentials(text: str, shown: str) 
 
 def test_how_to_start_a_run_again_holds_no_password() -> None:
     overrides = [f"tracking.uri={ADDRESS}", "seed=1"]
-    args = argparse.Namespace(recipe="digits", overrides=overrides, to=[])
+    args = argparse.Namespace(verb="run", recipe="digits", overrides=overrides, to=[])
     assert how_to_start(args)["overrides"] == [
         "tracking.uri=http://mlflow.example:5000",
         "seed=1",
