@@ -22,6 +22,7 @@ from orchestrator.ownership.epochs import announce, last_epoch
 from orchestrator.pipeline import needed_for
 from orchestrator.progress import ProgressBars, ProgressLines
 from orchestrator.ray_connection import connect, on_ray
+from orchestrator.registry import check_name
 from orchestrator.report import from_store, print_summary, summarize
 from orchestrator.runs import tag
 from orchestrator.runs.log import RunLog
@@ -200,6 +201,7 @@ def _tracker(launch: Launch, console: Console) -> MLflowTracker:
         ),
         store=launch.store,
         tell=lambda text: console.print(text, highlight=False, markup=False),
+        check=lambda records: check_name(records.client, launch.recipe.register_as.name),
     )
 
 

@@ -3,7 +3,12 @@ from orchestrator.registry.decision import Decision, Verdict
 from orchestrator.registry.errors import RegistryError
 from orchestrator.registry.evidence import Evidence
 from orchestrator.registry.promotion import Promoter, telling_when_away
-from orchestrator.registry.version import Registration, has_version, register_model
+from orchestrator.registry.version import (
+    Registration,
+    check_name,
+    has_version,
+    register_model,
+)
 
 __all__ = [
     "CARD",
@@ -14,6 +19,7 @@ __all__ = [
     "RegistryError",
     "Subject",
     "Verdict",
+    "check_name",
     "describe",
     "has_version",
     "model_card",

@@ -7,6 +7,7 @@ from typing import Protocol
 from orchestrator.artifacts.manifest import Manifest
 from orchestrator.durable.events import Observer
 from orchestrator.durable.failures import Failure
+from orchestrator.errors import PreflightError
 from orchestrator.store import Store
 from orchestrator.tracking.errors import TrackingError
 from orchestrator.tracking.location import check_reachable, public
@@ -49,6 +50,8 @@ class MLflowTracker(Observer):
         run: What is tracked.
         store: Where the results of steps are read, for the figures in them.
         tell: Hears one line when MLflow goes away or refuses something.
+        check: Asked once, in the background, before anything is written; what it raises ends the
+            run at its first step.
 
     Raises:
         TrackingError: If MLflow cannot be reached; nothing has been created.
@@ -62,10 +65,11 @@ class MLflowTracker(Observer):
         run: TrackedRun,
         store: Store,
         tell: Callable[[str], None],
+        check: Callable[[Records], object] = lambda _: None,
     ) -> None:
         check_reachable(uri)
         self._uri, self._experiment, self._run = uri, experiment, run
-        self._store, self._tell = store, tell
+        self._store, self._tell, self._check = store, tell, check
         self._writer: BackgroundWriter[RunSession] | None = None
         self._is_ready = False
         self._reused: dict[str, Manifest] = {}
@@ -89,7 +93,7 @@ class MLflowTracker(Observer):
         """Open the step's child run.
 
         Raises:
-            TrackingError: At the first step of all, if MLflow cannot be opened.
+            PreflightError: At the first step of all, if MLflow cannot be opened or ``check`` fails.
         """
         tags = {"gammaray.attempt": str(attempt), "gammaray.reasons": "; ".join(reasons)}
         self._wait_ready().write(lambda session: session.step_started(step, tags))
@@ -139,7 +143,9 @@ class MLflowTracker(Observer):
 
     def _connect(self) -> RunSession:
         try:
-            return RunSession(Records(self._uri, self._experiment), self._run)
+            records = Records(self._uri, self._experiment)
+            self._check(records)
+            return RunSession(records, self._run)
         except Exception as error:
             if self._is_ready:
                 self._tell(f"nothing is recorded: {self._not_opened(error)}")
@@ -159,8 +165,8 @@ class MLflowTracker(Observer):
             self._is_ready = True
         return self._writer
 
-    def _not_opened(self, error: Exception) -> TrackingError:
-        if isinstance(error, TrackingError):
+    def _not_opened(self, error: Exception) -> PreflightError:
+        if isinstance(error, PreflightError):
             return error
         try:
             check_reachable(self._uri)

@@ -93,6 +93,17 @@ def test_the_page_says_where_it_comes_from(page: str) -> None:
         assert piece in page
 
 
+def test_the_page_says_what_the_promotion_rule_said(documents: dict[str, Any]) -> None:
+    decision = {"verdict": "promoted", "reason": "dense twin: accuracy -0.5 points"}
+    page = render(
+        {**documents, "decision": decision},
+        agreement=Agreement(both=1, only_dense=0, only_mod=0, neither=0),
+        examples=[],
+        provenance=Provenance(run_id="r", recipe={}, digests={}, versions={}, made_at=""),
+    )
+    assert "<dt>as champion</dt><dd>promoted: dense twin: accuracy -0.5 points</dd>" in page
+
+
 def test_the_steps_of_the_run_are_drawn(page: str) -> None:
     assert '<g class="step computed"><title>align: computed · 2.0 s</title>' in page
 

@@ -74,6 +74,17 @@ def test_the_table_on_a_terminal_has_the_skip_of_every_layer(documents: Document
     assert all(piece in text for piece in ("92.0 %", "90.5 %", "40.0 %", "models:/digits-mod/3"))
 
 
+def test_what_the_promotion_rule_said_is_one_line(documents: Documents) -> None:
+    assert summarize(documents).promotion == ""
+    decision = {"verdict": "refused", "reason": "dense twin: saves 1 % of the FLOPs"}
+    summary = summarize({**documents, "decision": decision})
+    console = Console(file=io.StringIO(), width=120)
+    print_summary(summary, console)
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "refused: dense twin: saves 1 % of the FLOPs\n" in told
+    assert summary.to_json()["decision"] == decision
+
+
 def test_a_summary_costs_no_heavy_import() -> None:
     code = (
         "import sys, orchestrator.report;"

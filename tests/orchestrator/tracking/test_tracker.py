@@ -10,6 +10,7 @@ from mlflow.entities import Run
 from orchestrator.artifacts.manifest import Manifest
 from orchestrator.durable import Store
 from orchestrator.durable.failures import Failure, FailureKind
+from orchestrator.registry import RegistryError
 from orchestrator.tracking import MLflowTracker, TrackedRun, TrackingError
 from orchestrator.tracking.records import Records
 from orchestrator.tracking.shortcut import finished_runs
@@ -314,3 +315,15 @@ def test_a_trial_is_shown_below_its_sweep(uri: str, store: Store) -> None:
     sweep = by_name["sweep"].info.run_id
     assert by_name["plain"].data.tags["mlflow.parentRunId"] == sweep
     assert by_name["trial"].data.tags["mlflow.parentRunId"] == sweep
+
+
+def test_a_check_that_fails_ends_the_run_at_its_first_step(
+    uri: str, store: Store, run: TrackedRun
+) -> None:
+    def refuse(records: Records) -> None:
+        raise RegistryError("digits-mod", f"no {records.experiment_id}")
+
+    tracker = MLflowTracker(uri, "demo", run=run, store=store, tell=pytest.fail, check=refuse)
+    with pytest.raises(RegistryError, match="'digits-mod': no 1"):
+        tracker.step_started("data", 1, ("new",))
+    assert runs(uri) == {}
