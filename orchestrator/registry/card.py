@@ -76,7 +76,7 @@ def with_decision(description: str, decision: Decision) -> str:
     return f"{base}{_PROMOTION}{chr(10).join(lines)}"[:_DESCRIPTION_LENGTH]
 
 
-_USE = """Plain `from_pretrained` refuses this folder; with `pip install gammaray`:
+_USE = """Plain `from_pretrained` refuses this folder; where gammaray is installed:
 
 ```python
 from transformers import AutoProcessor
