@@ -46,11 +46,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Search to the end, show all trials, and train the winner again if that is wanted."""
+    if args.retrain:
+        args = _with(args, ["sweep.retrain=true"])  # so that `gammaray resume` knows
     base = launch_of(args)
     launch = sweep_launch(base, how_to_start(args))
-    wants_winner = args.retrain or sweep_of(base).retrain
     if args.background:
-        return detach(launch, _with(args, ["sweep.retrain=true"] if wants_winner else []))
+        return detach(launch, args)
     document: dict[str, Any] = {}
 
     def show(
@@ -59,7 +60,7 @@ def execute(args: argparse.Namespace) -> int:
         document.update(_show(result, launch, tracker, args))
 
     drive(launch, args, show)
-    if wants_winner:
+    if sweep_of(base).retrain:
         document["retrained"] = _retrain(SweepResult.from_json(document["sweep"]), args)
     if args.json:
         print_json(document)

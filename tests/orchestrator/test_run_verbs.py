@@ -205,12 +205,15 @@ def test_only_what_gammaray_run_started_can_be_resumed(finished: Steps, shell: S
     shell("resume", "--all")
 
 
+@pytest.mark.parametrize("verb", ["run", "sweep"])
 def test_a_resumed_run_is_given_what_it_was_started_with(
-    finished: Steps, shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    finished: Steps, shell: Shell, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     given: list[Any] = []
-    monkeypatch.setattr("orchestrator.commands.run.execute", lambda args: given.append(args) or 3)
-    start = {"recipe": "digits", "overrides": ["seed=3"], "to": ["data"]}
+    execute = f"orchestrator.commands.{verb}.execute"
+    monkeypatch.setattr(execute, lambda args: given.append(args) or 3)
+    to = ["data"] if verb == "run" else []
+    start = {"verb": verb, "recipe": "digits", "overrides": ["seed=3"], "to": to}
     with pytest.raises(KeyboardInterrupt):
         Runner(
             "stopped",
@@ -221,5 +224,6 @@ def test_a_resumed_run_is_given_what_it_was_started_with(
         ).run()
     shell("resume", "--all", "--address", "auto", code=ExitCode.RESUMABLE)
     (args,) = given
-    assert (args.recipe, args.overrides, args.to) == ("digits", ["seed=3"], ["data"])
+    assert (args.recipe, args.overrides, args.to) == ("digits", ["seed=3"], to)
+    assert args.verb == verb
     assert (args.address, args.store) == ("auto", finished.store.url)
