@@ -279,7 +279,8 @@ class Workers(Section):
 
     arank: Positive = 2
     training: Positive | tuple[Positive, Positive] = 2
-    """Workers of a training; or the fewest and the most, of which the cluster gives what it has."""
+    """Workers of a training; or the fewest and the most: as many of them are used as the cluster
+    has room for and the global batch can be shared by equally."""
     cpus: Annotated[float, Field(gt=0.0)] = 1.0
     """CPUs of one worker."""
     memory_gb: Annotated[float, Field(gt=0.0)] = 4.0
@@ -335,12 +336,12 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _shares_its_batches_equally(self) -> "Recipe":
         for name, training in (("align", self.align), ("finetune", self.finetune)):
-            for workers in self.workers.training_sizes:
-                if training.global_batch % workers:
-                    raise ValueError(
-                        f"{name}.global_batch {training.global_batch} cannot be shared equally by "
-                        f"{workers} workers, as workers.training {self.workers.training} may need"
-                    )
+            fewest = self.workers.training_sizes.start
+            if training.global_batch % fewest:
+                raise ValueError(
+                    f"{name}.global_batch {training.global_batch} cannot be shared equally by "
+                    f"{fewest} workers, the fewest of workers.training {self.workers.training}"
+                )
         return self
 
     def identity(self) -> dict[str, Any]:

@@ -59,8 +59,7 @@ def run_training(context: StepContext, config: TrainingConfig) -> None:
     settings: Mapping[str, Any] = context.settings
     workers, needs = settings["workers"], _needs(settings)
     fewest, most = (workers, workers) if isinstance(workers, int) else workers
-    for size in range(fewest, most + 1):
-        config.rows_of_a_rank(size)
+    config.rows_of_a_rank(fewest)
     job = _job(context, config, threads=max(1, int(needs["CPU"])))
     context.reporter.progress(0, config.steps, note=_starting(fewest, most))
     job.send_inputs()

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,18 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
 
 def train_worker(job: TrainingJob) -> dict[str, Any]:
-    """Train on this rank; rank 0 writes the result and returns what was measured."""
+    """Train on this rank; rank 0 writes the result and returns what was measured.
+
+    Of more workers than can share the batch the last ones do nothing.
+    """
     _prepare_process(job.threads)
-    _join_process_group()
+    offered: int = ray.train.get_context().get_world_size()
+    size = job.config.usable_ranks(offered)
+    if not _join_process_group(size):
+        return {}
+    if size < offered:
+        # Ray's notices are for all workers together.
+        job = replace(job, hears_of_preemption=False)
     try:
         with scratch() as folder:
             return _train(job, Ranks.current(), folder)
@@ -45,10 +55,10 @@ def _prepare_process(threads: int) -> None:
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def _join_process_group() -> None:
-    """Meet the other workers at a port that rank 0 opens."""
+def _join_process_group(size: int) -> bool:
+    """Meet the other workers at a port that rank 0 opens; False for one that is not needed."""
     context = ray.train.get_context()
-    rank, size = context.get_world_rank(), context.get_world_size()
+    rank = context.get_world_rank()
     os.environ["LOCAL_RANK"] = str(context.get_local_rank())
     address: tuple[str, int] | None = None
     if rank == 0:
@@ -56,12 +66,15 @@ def _join_process_group() -> None:
         store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
         address = host, store.port
     host, port = ray.train.collective.broadcast_from_rank_zero(address)
+    if rank >= size:
+        return False
     if rank != 0:
         store = dist.TCPStore(host, port, is_master=False)  # type: ignore[attr-defined]
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(
         backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT
     )
+    return True
 
 
 def _train(job: TrainingJob, ranks: Ranks, scratch: Path) -> dict[str, Any]:

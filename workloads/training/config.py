@@ -179,6 +179,14 @@ class TrainingConfig:
             )
         return rows
 
+    def usable_ranks(self, offered: int) -> int:
+        """The largest number of ranks, of ``offered`` at most, that can share the batch."""
+        return max(size for size in range(1, offered + 1) if self._can_be_shared(size))
+
+    def _can_be_shared(self, world_size: int) -> bool:
+        rows, rest = divmod(self.global_batch, world_size)
+        return not rest and rows > 0 and (self.micro_batch is None or not rows % self.micro_batch)
+
 
 def _check(field: str, value: object, is_valid: bool, expected: str) -> None:
     if not is_valid:

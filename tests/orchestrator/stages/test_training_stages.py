@@ -1,11 +1,15 @@
 import json
 import os
+import random
+import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 import torch
@@ -193,6 +197,56 @@ def test_damaged_images_are_replaced_and_listed_alike_with_and_without_a_lost_wo
     assert any(each["by"] in line for each in replaced for line in reporter.heard("messages"))
 
 
+class Killer(threading.Thread):
+    """Ends workers of this process's Ray at seeded moments, as the kernel would."""
+
+    def __init__(self, told: Told, kills: int) -> None:
+        super().__init__(daemon=True)
+        self._told, self._left, self.killed = told, kills, 0
+        self._random, self._over = random.Random(7), threading.Event()
+
+    def run(self) -> None:
+        seen = 0
+        while self.killed < self._left and not self._over.wait(0.1):
+            reported = len(self._told.heard("metrics"))
+            workers = self._workers()
+            if reported == seen or len(workers) < 2:
+                continue
+            self._over.wait(self._random.uniform(0.0, 0.4))
+            with suppress(psutil.NoSuchProcess):
+                self._random.choice(workers).kill()
+                seen, self.killed = reported, self.killed + 1
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+    def _workers(self) -> list[psutil.Process]:
+        found = psutil.Process().children(recursive=True)
+        with suppress(psutil.NoSuchProcess):
+            named = [process for process in found if "RayTrainWorker" in process.cmdline()[0]]
+            return sorted(named, key=lambda process: process.pid)
+        return []
+
+
+@pytest.mark.slow
+def test_ten_kills_at_any_moment_cost_no_bit_of_the_result(
+    tmp_path: Path, inputs: dict[str, Artifact], local_ray: None
+) -> None:
+    folders = {"model": inputs["mod"], "data": inputs["data"]}
+    training = FINETUNE | {"steps": 200}
+    undisturbed = Step(tmp_path / "undisturbed", folders, training).run(finetune)
+    (tmp_path / "disturbed").mkdir()
+    told = Told(tmp_path / "disturbed")
+    killer = Killer(told, kills=10)
+    killer.start()
+    settings = {"max_failures": 30, "checkpoint_every": 3}
+    disturbed = Step(tmp_path / "disturbed", folders, training, settings, told).run(finetune)
+    killer.stop()
+    assert killer.killed == 10
+    assert files(disturbed) == files(undisturbed)
+
+
 def test_a_later_attempt_continues_where_an_earlier_one_was_lost(
     tmp_path: Path, inputs: dict[str, Artifact], local_ray: None
 ) -> None:
@@ -226,13 +280,16 @@ def losses(output: Path) -> list[float]:
     return [point["loss"] for point in json.loads((output / "history.json").read_text())["points"]]
 
 
-def test_a_training_uses_the_workers_that_the_cluster_has_room_for(
+def test_a_training_uses_the_workers_that_there_is_room_for_and_that_can_share_the_batch(
     tmp_path: Path, inputs: dict[str, Artifact], local_ray: None
 ) -> None:
     folders = {"model": inputs["dense"], "data": inputs["data"]}
-    training = ALIGN | {"global_batch": 12}
-    Step(tmp_path, folders, training, {"workers": [1, 4]}).run(align)
-    assert json.loads((tmp_path / "m-1" / "training.json").read_text())["workers"] == 2
+    for batch, workers in ((4, 2), (3, 1)):
+        root = tmp_path / str(batch)
+        training = ALIGN | {"global_batch": batch}
+        Step(root, folders, training, {"workers": [1, 4]}, Told(tmp_path)).run(align)
+        measured = json.loads((root / "m-1" / "training.json").read_text())
+        assert measured["workers"] == workers, f"{batch} samples, room for 2 workers"
 
 
 def test_a_training_stops_in_time_and_can_go_on(
