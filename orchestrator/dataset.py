@@ -121,4 +121,4 @@ def _quieten(context: Any) -> None:  # noqa: ANN401 - Ray's
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

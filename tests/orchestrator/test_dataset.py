@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+import ray
 
 from orchestrator import dataset
 from orchestrator.dataset import build_dataset
@@ -44,6 +45,22 @@ def test_ray_data_builds_the_same_bytes_as_one_process(
     assert told[-1] == (4200, 4200)
     for summary in summaries:
         assert (summary.conversations, summary.images, summary.text_only) == (4200, 60, 0)
+
+
+def build_by_ray(build: Build, path: Path) -> int:
+    """Runs in a Ray task, as the stage does."""
+    dataset.RECORDS_HERE = 0
+    return build_dataset(build, path).conversations
+
+
+def test_a_task_that_holds_no_cpu_can_have_it_built(
+    digits: Path, tmp_path: Path, local_ray: None
+) -> None:
+    build = Build(str(digits / "eval.json"), str(digits))
+    task = ray.remote(num_cpus=0)(build_by_ray)
+    assert ray.get(task.remote(build, tmp_path / "task.arrow")) == 70
+    build_dataset(build, tmp_path / "here.arrow")
+    assert (tmp_path / "task.arrow").read_bytes() == (tmp_path / "here.arrow").read_bytes()
 
 
 def test_the_first_fault_of_the_file_is_raised_as_it_is_and_nothing_is_written(
