@@ -48,7 +48,10 @@ def sweeping(folder: Path, local_ray: None, capsys: pytest.CaptureFixture[str]) 
         ended = main(["sweep", "digits", *OVERRIDES, *overrides, "--store", str(folder), "--json"])
         told = capsys.readouterr()
         assert ended == code, told.err
-        return {"err": told.err, **(json.loads(told.out) if told.out else {})}
+        # Ray may say something of its workers before or after the document.
+        start = told.out.find('{\n "')
+        found = json.JSONDecoder().raw_decode(told.out[start:])[0] if start >= 0 else {}
+        return {"err": told.err, **found}
 
     return run
 
