@@ -111,6 +111,14 @@ class Training(Section):
             raise ValueError("checkpoint_every must be steps where a guard may roll back")
         return self
 
+    @model_validator(mode="after")
+    def _can_be_trained(self) -> "Training":
+        if self.lora is not None and "language_model" not in self.trainable:
+            raise ValueError("lora adapts the language_model: add it to trainable, or remove lora")
+        if self.offload_optimizer and not self.zero_stage:
+            raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3")
+        return self
+
     def params(self) -> dict[str, Any]:
         """What the result depends on; what came later changes no key where it is not used."""
         without = set() if self._may_roll_back else {"checkpoint_every"}
@@ -341,6 +349,12 @@ class Recipe(Section):
                 raise ValueError(
                     f"{name}.global_batch {training.global_batch} cannot be shared equally by "
                     f"{fewest} workers, the fewest of workers.training {self.workers.training}"
+                )
+            rows = training.global_batch // fewest
+            if training.micro_batch is not None and rows % training.micro_batch:
+                raise ValueError(
+                    f"{name}.micro_batch {training.micro_batch} does not divide the {rows} samples "
+                    f"that each of {fewest} workers sees of a global batch"
                 )
         return self
 

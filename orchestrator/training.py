@@ -9,6 +9,7 @@ the stage and into Ray Train's controller, seconds of start-up in processes that
 """
 
 import json
+import math
 import os
 import signal
 import tempfile
@@ -60,6 +61,7 @@ def run_training(context: StepContext, config: TrainingConfig) -> None:
     workers, needs = settings["workers"], _needs(settings)
     fewest, most = (workers, workers) if isinstance(workers, int) else workers
     config.rows_of_a_rank(fewest)
+    most = max(fewest, min(most, _room_for(needs)))
     job = _job(context, config, threads=max(1, int(needs["CPU"])))
     context.reporter.progress(0, config.steps, note=_starting(fewest, most))
     job.send_inputs()
@@ -70,6 +72,8 @@ def run_training(context: StepContext, config: TrainingConfig) -> None:
                 num_workers=fewest if fewest == most else (fewest, most),
                 use_gpu=needs["GPU"] > 0,
                 resources_per_worker=needs,
+                # Only at a restart: a healthy training loses steps by it.
+                elastic_resize_monitor_interval_s=math.inf,
             ),
             run_config=RunConfig(  # type: ignore[arg-type]
                 name=context.step,
@@ -166,6 +170,13 @@ def _job(context: StepContext, config: TrainingConfig, *, threads: int) -> Train
 
 def _starting(fewest: int, most: int) -> str:
     return f"starting {fewest}{'' if fewest == most else f' to {most}'} workers"
+
+
+def _room_for(needs: Mapping[str, float]) -> int:
+    """Workers that what is free now has room for: Ray Train counts what there is at all."""
+    free: Mapping[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    rooms = [free.get(name, 0.0) // amount for name, amount in needs.items() if amount > 0]
+    return int(min(rooms, default=1))
 
 
 def _has_several_nodes() -> bool:

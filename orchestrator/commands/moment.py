@@ -4,7 +4,7 @@ import re
 from datetime import datetime, timedelta
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(s|min|h)")
-_UNITS = {"s": "seconds", "min": "minutes", "h": "hours"}
+_UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
 def parse_moment(text: str, now: datetime | None = None) -> float:
@@ -23,7 +23,7 @@ def parse_moment(text: str, now: datetime | None = None) -> float:
     now = now or datetime.now()
     duration = _DURATION.fullmatch(text)
     if duration:
-        return (now + timedelta(**{_UNITS[duration[2]]: float(duration[1])})).timestamp()
+        return now.timestamp() + float(duration[1]) * _UNITS[duration[2]]
     try:
         if re.fullmatch(r"\d{1,2}:\d{2}", text):
             hour, minute = map(int, text.split(":"))

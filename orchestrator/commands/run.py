@@ -14,7 +14,7 @@ from rich.console import Console
 from orchestrator.commands.arguments import add_recipe, launch_of
 from orchestrator.commands.moment import parse_moment
 from orchestrator.commands.output import console_for, print_json
-from orchestrator.durable import JSON, Runner, RunResult, read_status
+from orchestrator.durable import JSON, Runner, RunResult, TimeIsUpError, read_status
 from orchestrator.durable.record import Spec, write_spec
 from orchestrator.launch import Launch
 from orchestrator.observers import Observers
@@ -94,7 +94,7 @@ def _drive(launch: Launch, args: argparse.Namespace, console: Console, show: Sho
         result = _run(launch, tracker, args, console)
         show(result, launch, tracker, args)
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, TimeIsUpError):
         status = "KILLED"
         raise
     finally:

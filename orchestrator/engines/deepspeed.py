@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from orchestrator.engines.universal import ranks_of, universal_checkpoint
+from orchestrator.engines.universal import load_groups, ranks_of, universal_checkpoint
 from workloads.training import Ranks, TrainingConfig, TrainingError, parameter_groups
 
 _TAG = "deepspeed"
@@ -119,6 +120,10 @@ class DeepSpeedEngine:
             return
         kept = [dict(group) for group in self._optimizer.param_groups]
         self._engine._config.load_universal_checkpoint = True
+        if self._stage in (1, 2):
+            self._optimizer.load_hp_checkpoint_state_from_checkpoint_dir = partial(
+                load_groups, self._optimizer
+            )
         try:
             with universal_checkpoint(folder, self.ranks) as copy:
                 self._load(copy)
@@ -128,8 +133,8 @@ class DeepSpeedEngine:
         # each of them would raise.
         for group, before in zip(self._optimizer.param_groups, kept, strict=True):
             group.update({name: before[name] for name in ("base_lr", "lr", "weight_decay")})
-        for state in self._optimizer.optimizer.state.values():
-            state["step"] = state["step"].clone()
+        for weight, state in self._optimizer.optimizer.state.items():
+            state["step"] = state["step"].to(weight.device, copy=True)
 
     def _load(self, folder: Path) -> None:
         path, _ = self._engine.load_checkpoint(

@@ -1,12 +1,14 @@
 """Train without Ray: ``torchrun --nproc-per-node 2 -m workloads.training CONFIG --model ...``."""
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 import yaml
 
@@ -46,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{given.config}: {error}", file=sys.stderr)
         return 2
     is_launched = dist.is_torchelastic_launched()
+    if is_launched and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if is_launched:
         dist.init_process_group()
     try:
@@ -97,7 +101,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", type=Path, required=True, help="Arrow shard")
     parser.add_argument("--output", type=Path, required=True, help="folder for the result")
-    parser.add_argument("--minutes", type=float, help="save and stop after this long; exit code 3")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="save and stop after this long; exit code 3, which torchrun turns into 1",
+    )
     return parser
 
 

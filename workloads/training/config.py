@@ -153,7 +153,7 @@ class TrainingConfig:
         """
         tuples = {name: tuple(values[name]) for name in ("trainable", "betas") if name in values}
         guards = Guards.from_json(values.get("guards", {}))
-        lora = Lora(**values["lora"]) if values.get("lora") else None
+        lora = Lora(**values["lora"]) if values.get("lora") is not None else None
         return cls(**{**values, **tuples, "guards": guards, "lora": lora})
 
     def to_json(self) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class StepFlops:
                 continue
             in_language = part in ("language_model", "router")
             passes = in_language or "vision_tower" in config.trainable
-            cost = math.prod(shape) * 2.0 * (1 + passes + (part in config.trainable))
+            cost = math.prod(shape) * 2.0 * (1 + passes + weight.requires_grad)
             if id(weight) in layers:
                 per_layer[layers[id(weight)]] += cost
             else:

@@ -104,8 +104,8 @@ def train(
         checkpoints, engine, config, run.save, reporter, notice=notice, stop_at_s=stop_at_s
     )
     restored = checkpoints.restore(engine.layout, run.load)
-    if restored is None and config.guards.may_roll_back:
-        saver.save(0)
+    if not restored and config.guards.may_roll_back:
+        saver.save(0, good=0)
     done = resumed_at = restored or 0
     if engine.ranks.is_first:
         reporter.progress(resumed_at, config.steps)
@@ -114,7 +114,7 @@ def train(
     run.meter.restart()
     started = time.monotonic()
     while done < config.steps:
-        with advice_on_memory(engine.model, config, engine.ranks, done + 1):
+        with advice_on_memory(engine, config, done + 1):
             decision = run.advance(done, saver)
         if decision is not None:
             done = run.roll_back(checkpoints, decision)
@@ -123,7 +123,7 @@ def train(
         if done % report_every == 0 or done == config.steps:
             run.report(saver.left_s(done))
         if done < config.steps:
-            saver.after(done, run.watch.checkpoint_is_due)
+            saver.after(done, run.watch)
     saver.finish()
     seconds = time.monotonic() - started
     return TrainingResult(tuple(run.history), resumed_at, seconds, tuple(run.watch.memory.events))
@@ -184,10 +184,10 @@ class _Run:
         if done is None:
             reason = f"{decision}; no checkpoint of step {before.good} or before is left"
             raise TrainingError(reason, decision.step)
-        self.watch.roll_back(before, decision)
+        self.watch.roll_back(before, decision, done)
         if self._engine.ranks.is_first:
-            rate = self.watch.rate(before.good)
-            self._reporter.message(f"back to step {done}; rates from {before.good} on x {rate:g}")
+            rate = self.watch.rate(done)
+            self._reporter.message(f"back to step {done}; rates from {done} on x {rate:g}")
         return done
 
     def _compute(self, step: int, saver: Saver) -> tuple[Point, Figures]:
@@ -259,8 +259,10 @@ class _Run:
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint's files; a rank that is new to it keeps its own seed."""
-        self._engine.load(folder)
-        self.history = json.loads((folder / "history.json").read_text())
+        history: list[Point] = json.loads((folder / "history.json").read_text())
+        if history or self.history:  # Else both are at the start, and optimizers without state.
+            self._engine.load(folder)
+        self.history = history
         memory_file = folder / "guards.json"
         memory = json.loads(memory_file.read_text()) if memory_file.exists() else {}
         self.watch.memory = Memory.from_json(memory)

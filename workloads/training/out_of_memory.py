@@ -3,22 +3,23 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from transformers import PreTrainedModel
 
 from workloads.training.config import TrainingConfig
+from workloads.training.engine import Engine, TorchEngine
 from workloads.training.errors import TrainingError
 from workloads.training.meter import peak_memory
-from workloads.training.ranks import Ranks
+from workloads.training.parts import named_parts
 
 _GIB = 2**30
 
 
 @contextmanager
-def advice_on_memory(
-    model: PreTrainedModel, config: TrainingConfig, ranks: Ranks, step: int
-) -> Iterator[None]:
+def advice_on_memory(engine: Engine, config: TrainingConfig, step: int) -> Iterator[None]:
     """Explain running out of memory in optimizer step ``step`` (1-based).
 
     Raises:
@@ -29,8 +30,9 @@ def advice_on_memory(
     except Exception as error:
         if not _is_out_of_memory(error):
             raise
-        advice = what_to_turn(model, config, ranks, peak_memory(ranks.device))
-        raise TrainingError(advice, step) from error
+        raise TrainingError(
+            what_to_turn(engine, config, peak_memory(engine.ranks.device)), step
+        ) from error
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -38,58 +40,102 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or is_on_cpu
 
 
-def what_to_turn(
-    model: PreTrainedModel, config: TrainingConfig, ranks: Ranks, peak_bytes: int
-) -> str:
+def what_to_turn(engine: Engine, config: TrainingConfig, peak_bytes: int) -> str:
     """Name the knobs that free most of a rank's memory, the largest first.
 
-    Weights, gradients and optimizer states are computed from the model's size (AdamW: two states
-    and, in bf16, a float32 copy); what the peak has beyond them is taken for activations.
-
     Args:
-        model: What is trained, whole or partitioned.
+        engine: What trains, on how many ranks.
         config: As it was when memory ran out.
-        ranks: Who trains.
         peak_bytes: Of this rank.
     """
-    weights, learning = _sizes(model)
-    width, states = (2, 12) if config.precision == "bf16" else (4, 8)
-    stage, size = config.zero_stage, ranks.size
-    parts = {
-        1: ("zero_stage: 1", states * learning),
-        2: ("zero_stage: 2", (states + width) * learning),
-        3: ("zero_stage: 3", (states + width) * learning + width * weights),
-    }
-    sharded = parts[stage][1] if stage else 0
-    fixed = parts[3][1] - sharded * (size - 1) / size
-    activations = max(0.0, peak_bytes - fixed)
-    knobs = {
-        name: (of - sharded) * (size - 1) / size for at, (name, of) in parts.items() if at > stage
-    }
-    if not config.offload_optimizer and ranks.device.type == "cuda":
-        knobs["offload_optimizer: true"] = states * learning / (size if stage else 1)
-    micro_batch = config.micro_batch or config.rows_of_a_rank(size)
-    if micro_batch > 1:
-        knobs[f"micro_batch: {micro_batch // 2}"] = activations / 2
-    if not config.gradient_checkpointing:
-        # Layers' inputs stay, about the square root of what there was.
-        depth = model.config.get_text_config().num_hidden_layers
-        knobs["gradient_checkpointing: true"] = activations * (1 - 1 / math.sqrt(depth))
-    if config.lora is None:
-        knobs["lora: {}"] = (states + width) * learning / (size if stage else 1)
+    budget = _Budget.of(engine, config)
+    activations = max(0.0, peak_bytes - budget.fixed)
+    knobs = budget.knobs(config, is_on_device=engine.ranks.device.type == "cuda")
+    knobs |= _activation_knobs(engine, config, activations)
     found = sorted(knobs.items(), key=lambda knob: -knob[1])
-    told = ", ".join(f"`{name}` (about {of / _GIB:.2g} GiB)" for name, of in found if of > 0)
+    told = ", ".join(f"`{name}` (about {of / _GIB:.3g} GiB)" for name, of in found if of > 0)
     return (
-        f"out of memory at {peak_bytes / _GIB:.2g} GiB, of which weights, gradients and optimizer "
-        f"take about {fixed / _GIB:.2g}; to free memory on every worker set "
+        f"out of memory at {peak_bytes / _GIB:.3g} GiB, of which weights, gradients and optimizer "
+        f"take about {budget.fixed / _GIB:.3g}; to free memory on every worker set "
         f"{told or 'more workers, all else is set'}"
     )
 
 
-def _sizes(model: PreTrainedModel) -> tuple[int, int]:
-    """Weights, and those that learn; partitioned ones know their whole size."""
+@dataclass(frozen=True, slots=True)
+class _Budget:
+    """Bytes of weights, gradients and AdamW's states, in bf16 with a float32 copy."""
+
+    weights: int
+    gradients: int
+    states: int
+    of_language: int
+    """Gradients and states of the language model."""
+    stage: int
+    ranks: int
+    is_offloaded: bool
+
+    @classmethod
+    def of(cls, engine: Engine, config: TrainingConfig) -> Self:
+        is_sharded = not isinstance(engine, TorchEngine)
+        is_short = is_sharded and config.precision == "bf16"
+        width, states = (2, 12) if is_short else (4, 8)
+        every, learning, language = _sizes(engine.model)
+        return cls(
+            weights=width * every,
+            gradients=width * learning,
+            states=states * learning,
+            of_language=(width + states) * language,
+            stage=config.zero_stage if is_sharded else -1,
+            ranks=engine.ranks.size,
+            is_offloaded=config.offload_optimizer,
+        )
+
+    @property
+    def fixed(self) -> float:
+        """Bytes of one rank's memory."""
+        return self._at(self.stage)
+
+    def knobs(self, config: TrainingConfig, *, is_on_device: bool) -> dict[str, float]:
+        """What sharding, offload and adapters would free."""
+        now = self.fixed
+        stages = range(self.stage + 1, 4) if self.stage >= 0 else ()
+        found = {f"zero_stage: {stage}": now - self._at(stage) for stage in stages if stage > 0}
+        if is_on_device and self.stage > 0 and not self.is_offloaded:
+            found["offload_optimizer: true"] = self.states / self.ranks
+        if config.lora is None and "language_model" in config.trainable:
+            found["lora: {}"] = self.of_language / (self.ranks if self.stage > 0 else 1)
+        return found
+
+    def _at(self, stage: int) -> float:
+        """Bytes of one rank at a ZeRO stage."""
+        parts = ((self.weights, 3), (self.gradients, 2), (self.states, 1))
+        held = [size / self.ranks if stage >= first else float(size) for size, first in parts]
+        return held[0] + held[1] + (0.0 if self.is_offloaded else held[2])
+
+
+def _activation_knobs(
+    engine: Engine, config: TrainingConfig, activations: float
+) -> dict[str, float]:
+    """What is left of the peak, shared among fewer samples, or computed twice."""
+    knobs: dict[str, float] = {}
+    rows = config.rows_of_a_rank(engine.ranks.size)
+    micro_batch = config.micro_batch or rows
+    smaller = [size for size in range(1, micro_batch // 2 + 1) if not rows % size]
+    if smaller:
+        knobs[f"micro_batch: {smaller[-1]}"] = activations * (1 - smaller[-1] / micro_batch)
+    if not config.gradient_checkpointing:
+        # Layers' inputs stay, about the square root of what there was.
+        depth = engine.model.config.get_text_config().num_hidden_layers
+        knobs["gradient_checkpointing: true"] = activations * (1 - 1 / math.sqrt(depth))
+    return knobs
+
+
+def _sizes(model: PreTrainedModel) -> tuple[int, int, int]:
+    """Weights, those that learn, those of the language model that do; of all ranks together."""
     sizes = [
-        (int(getattr(weight, "ds_numel", weight.numel())), weight.requires_grad)
-        for weight in model.parameters()
+        (int(getattr(weight, "ds_numel", weight.numel())), weight.requires_grad, part)
+        for _, weight, part in named_parts(model)
     ]
-    return sum(count for count, _ in sizes), sum(count for count, learns in sizes if learns)
+    learning = [(count, part) for count, learns, part in sizes if learns]
+    language = sum(count for count, part in learning if part == "language_model")
+    return sum(size[0] for size in sizes), sum(count for count, _ in learning), language

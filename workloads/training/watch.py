@@ -147,25 +147,21 @@ class Watch:
         self.memory.events += [event.to_json() for event in events]
         return sorted(events, key=lambda event: get_args(Action).index(event.action))
 
-    def checkpoint_is_due(self, done: int) -> int:
-        """Note that the state after ``done`` steps is kept, as good unless a layer collapsed.
-
-        Returns:
-            Steps done at the state that a rollback would return to.
-        """
+    def checkpoint_is_due(self, done: int) -> None:
+        """Note that the state after ``done`` steps is kept, as good unless a layer collapsed."""
         if not self.memory.collapsed:
             self.memory.good = done
-        return self.memory.good
 
-    def roll_back(self, before: Memory, event: Event) -> None:
-        """Lower the rates, after the state at ``before.good`` steps has been restored.
+    def roll_back(self, before: Memory, event: Event, done: int) -> None:
+        """Lower the rates, after the state at ``done`` steps has been restored.
 
         Args:
             before: What was remembered when the decision fell.
             event: The decision.
+            done: ``before.good``, or fewer if that checkpoint was damaged.
         """
         self.memory.events = before.events
-        self.memory.cuts = [*before.cuts, before.good]
+        self.memory.cuts = [*before.cuts, done]
         self.memory.left_out = list(before.left_out)
         if event.guard != "collapse":
             self.memory.left_out.append(event.step - 1)

@@ -77,6 +77,11 @@ def test_a_config_with_adapters_survives_json() -> None:
     assert TrainingConfig.from_json(config.to_json()) == config
 
 
+def test_adapters_of_their_usual_size_are_written_as_an_empty_mapping() -> None:
+    fields = {"steps": 1, "learning_rate": 1e-3, "trainable": ["language_model"], "lora": {}}
+    assert TrainingConfig.from_json(fields).lora == Lora()
+
+
 @pytest.mark.parametrize(
     ("field", "values"),
     [("rank", {"rank": 0}), ("alpha", {"alpha": 0}), ("dropout", {"dropout": 1})],

@@ -1,5 +1,6 @@
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -55,20 +56,46 @@ def test_an_error_that_is_none_of_memory_stays_what_it_is() -> None:
         train(engine, FakeBatches(), config, reporter=Listener(), checkpoints=NoCheckpoints())
 
 
-def knobs(**changes: Any) -> dict[str, float]:
+@dataclass
+class Elsewhere:
+    """An engine that shards, as far as advice looks at one."""
+
+    model: Any
+    ranks: Ranks
+
+
+def knobs(*, is_torch: bool = False, **changes: Any) -> dict[str, float]:
     """Knob to the estimated GiB, in the order told, of 100 million learning weights on 4 ranks."""
     model = tiny_llava()
     model.requires_grad_(False)
     model.lm_head.weight = torch.nn.Parameter(torch.empty(10**8, device="meta"))
-    text = what_to_turn(model, a_config(**changes), Ranks(size=4), peak_bytes=8 * GIB)
+    engine: Any = Elsewhere(model, Ranks(size=4))
+    if is_torch:
+        engine = object.__new__(TorchEngine)
+        engine.model, engine.ranks = model, Ranks(size=4)
+    text = what_to_turn(engine, a_config(**changes), peak_bytes=8 * GIB)
     return {name: float(size) for name, size in re.findall(r"`(.+?)` \(about (\S+) GiB\)", text)}
 
 
 def test_sharding_frees_what_other_ranks_hold() -> None:
     found = knobs(zero_stage=0, global_batch=16)
-    assert found["zero_stage: 1"] == pytest.approx(8e8 * 0.75 / GIB, rel=0.05)
-    assert found["zero_stage: 3"] == pytest.approx(16e8 * 0.75 / GIB, rel=0.05)
+    assert found["zero_stage: 1"] == pytest.approx(8e8 * 0.75 / GIB, rel=0.01)
+    assert found["zero_stage: 3"] == pytest.approx(16e8 * 0.75 / GIB, rel=0.01)
     assert list(found.values()) == sorted(found.values(), reverse=True)
+
+
+def test_adapters_free_what_the_language_model_needs_to_learn() -> None:
+    assert knobs(zero_stage=2, global_batch=4)["lora: {}"] == pytest.approx(3e8 / GIB, rel=0.01)
+    assert "lora: {}" not in knobs(trainable=("projector",))
+
+
+def test_a_smaller_micro_batch_divides_the_samples_of_a_rank() -> None:
+    found = knobs(global_batch=36, micro_batch=9)
+    assert [name for name in found if name.startswith("micro")] == ["micro_batch: 3"]
+
+
+def test_plain_torch_is_not_told_to_shard() -> None:
+    assert not any("zero" in name or "offload" in name for name in knobs(is_torch=True))
 
 
 def test_what_is_set_already_is_not_advised() -> None:

@@ -116,7 +116,7 @@ def test_a_rollback_lowers_the_rates_from_the_last_good_checkpoint_on() -> None:
     watch.checkpoint_is_due(10)
     (event,) = judge(watch, figures(14, loss=math.nan), [])
     before, watch.memory = watch.memory, Memory(good=10)
-    watch.roll_back(before, event)
+    watch.roll_back(before, event, 10)
     assert [watch.rate(step) for step in (9, 10, 20)] == [1.0, 0.5, 0.5]
     assert [step for step in range(20) if watch.is_left_out(step)] == [13]
     assert Memory.from_json(json.loads(json.dumps(watch.memory.to_json()))) == watch.memory

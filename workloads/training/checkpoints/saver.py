@@ -10,6 +10,7 @@ from workloads.training.checkpoints.timetable import Every, Timetable
 from workloads.training.config import TrainingConfig
 from workloads.training.engine import Engine
 from workloads.training.errors import TrainingStoppedError
+from workloads.training.watch import Watch
 
 Notice = Callable[[], str | None]
 """Why to save at once, such as that a machine is about to be taken away; all ranks ask together
@@ -32,7 +33,8 @@ class Saver:
         write: Puts this rank's files into a folder.
         reporter: Hears what a person should know.
         notice: Asked now and then; None if nothing gives notice.
-        stop_at_s: When to stop, in seconds since the epoch; None for never.
+        stop_at_s: When to be saved and to stop, in seconds since the epoch; None for never. It
+            begins so much earlier as the last checkpoint took.
     """
 
     def __init__(
@@ -54,12 +56,14 @@ class Saver:
         self._look_at_s = time.monotonic() + _LOOK_S
         self._heeded: str | None = None
         self._on_its_way: int | None = None
+        self._began_s = time.monotonic()
+        self._lead_s = 0.0  # what the last checkpoint took until it was kept
         self._is_uploaded = self._is_time = self._may_look = self._must_stop = False
 
     def votes(self) -> list[float]:
         """This rank's say at the start of a step, to be added up over ranks."""
         is_first = self._engine.ranks.is_first
-        is_over = self._stop_at_s is not None and time.time() >= self._stop_at_s
+        is_over = self._stop_at_s is not None and time.time() + self._lead_s >= self._stop_at_s
         is_time = not self._timetable.counts_steps and self._timetable.is_due(0)
         may_look = self._notice is not None and time.monotonic() >= self._look_at_s
         return [
@@ -76,13 +80,12 @@ class Saver:
         self._is_time, self._may_look = bool(is_time), bool(may_look)
         self._must_stop = bool(is_over)
 
-    def after(self, done: int, note_due: Callable[[int], int]) -> None:
+    def after(self, done: int, watch: Watch) -> None:
         """Do what is due after ``done`` optimizer steps.
 
         Args:
             done: Steps done, fewer than all.
-            note_due: Told of a checkpoint that was planned; returns the step to go back to if
-                something goes wrong, whose checkpoint stays.
+            watch: Told of checkpoints that were planned; knows which one a rollback needs.
 
         Raises:
             TrainingStoppedError: If the time is up; the state has been saved.
@@ -94,28 +97,36 @@ class Saver:
         if self._timetable.counts_steps:
             is_planned = self._timetable.is_due(done)
         notice = self._new_notice()
+        if is_planned:
+            watch.checkpoint_is_due(done)
         if is_planned or notice or self._must_stop:
-            protected = note_due(done) if is_planned else 0
-            self.save(done, protected)
+            self.save(done, good=watch.memory.good)
         if notice or self._must_stop:
             self.finish()
         if self._must_stop:
             raise TrainingStoppedError("the time is up; its state has been saved", done)
         self._is_uploaded = self._is_time = self._may_look = False
 
-    def save(self, done: int, protected: int = 0) -> None:
-        """Save the state after ``done`` steps; the upload goes on in the background."""
+    def save(self, done: int, *, good: int) -> None:
+        """Save the state after ``done`` steps; the upload goes on in the background.
+
+        Args:
+            done: Optimizer steps done.
+            good: Steps of the checkpoint that a rollback would need, which stays.
+        """
+        self._began_s = time.monotonic()
         self.finish()
-        started_s = time.monotonic()
-        self._store.save(done, self._engine.layout, self._write, protected=(protected,))
+        self._store.save(done, self._engine.layout, self._write, protected=(good,))
         self._on_its_way = done
-        self._timetable.saved(time.monotonic() - started_s)
+        self._timetable.saved(time.monotonic() - self._began_s)
 
     def finish(self) -> None:
         """Wait for the checkpoint that is on its way, if there is one."""
         fault, step = self._store.finish(), self._on_its_way
         self._on_its_way = None
         if fault is None:
+            if step is not None:
+                self._lead_s = time.monotonic() - self._began_s
             return
         text = f"the checkpoint of step {step} could not be kept: {fault}"
         if self._config.guards.may_roll_back:

@@ -151,9 +151,12 @@ class Checkpoints:
     def _conclude(self, pending: "_Pending", manifest: Manifest) -> str | None:
         try:
             self.objects.create(f"{pending.upload.name}/{MANIFEST}", manifest.to_bytes())
-            self._drop_old(pending.protected)
         except Exception as error:  # noqa: BLE001 - all ranks have to hear of it
             return f"{type(error).__name__}: {error}"
+        try:
+            self._drop_old(pending.protected)
+        except Exception as error:  # noqa: BLE001 - the next one tries again
+            self.warn(f"old checkpoints could not be removed: {type(error).__name__}: {error}")
         return None
 
     def _restore_first(
@@ -163,10 +166,8 @@ class Checkpoints:
         return next((step for step in steps if step is not None), None)
 
     def _restore_one(self, name: str, layout: str, load: Callable[[Path], None]) -> int | None:
-        try:
-            manifest = Manifest.from_bytes(self.objects.read(f"{name}/{MANIFEST}"))
-        except (ValueError, FileNotFoundError) as error:
-            self._skip(name, f"its {MANIFEST} {error}")
+        manifest = self.ranks.from_first(self._manifest(name) if self.ranks.is_first else None)
+        if manifest is None:
             return None
         if manifest.layout != layout:
             self._skip(name, f"it was written by {manifest.layout}, this is {layout}")
@@ -179,6 +180,13 @@ class Checkpoints:
                 return None
             load(folder)
         return manifest.step
+
+    def _manifest(self, name: str) -> Manifest | None:
+        try:
+            return Manifest.from_bytes(self.objects.read(f"{name}/{MANIFEST}"))
+        except (ValueError, FileNotFoundError) as error:
+            self._skip(name, f"its {MANIFEST} {error}")
+            return None
 
     def _skip(self, name: str, reason: str) -> None:
         if self.ranks.is_first:

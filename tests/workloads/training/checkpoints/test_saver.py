@@ -1,6 +1,8 @@
 """What ranks agree on at every step: to save in time, at a notice, and to stop."""
 
+import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +148,26 @@ def test_a_training_goes_on_without_the_checkpoints_that_cannot_be_kept(tmp_path
 def test_a_checkpoint_that_a_rollback_would_need_must_be_kept(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"step 0 could not be kept.* a rollback"):
         train_without_room(tmp_path, Listener(), spike="rollback")
+
+
+def test_a_checkpoint_at_once_leaves_the_one_that_a_rollback_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saver, "_LOOK_S", 0.0)
+    notices = iter([None, None, "node 1 goes", "node 2 goes", "node 3 goes"])
+    config = a_config(checkpoint_every=2, guards=Guards(spike="rollback"))
+    config = replace(config, steps=6, checkpoint_every=3)
+    train_with(config, tmp_path, notice=lambda: next(notices))
+    assert kept_steps(tmp_path) == [3, 4, 5]
+
+
+def test_a_training_that_never_stepped_starts_from_its_first_checkpoint(tmp_path: Path) -> None:
+    config = a_config(guards=Guards(spike="rollback"), checkpoint_every=100)
+    undisturbed, _ = train_with(config, tmp_path / "undisturbed")
+    with pytest.raises(TrainingStoppedError):
+        train_with(config, tmp_path / "stopped", stop_at_s=time.time())
+    newest = max((tmp_path / "stopped" / "t" / "w").glob("000000001-*"))
+    shutil.rmtree(newest)
+    weights, result = train_with(config, tmp_path / "stopped")
+    assert result.resumed_at == 0
+    assert_same(undisturbed, weights)
