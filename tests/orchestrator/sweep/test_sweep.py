@@ -131,6 +131,7 @@ def test_the_tracker_shows_every_trial_once_below_the_sweep(
     assert len(identities) == len(set(identities)), "a run appears twice"
 
 
+@pytest.mark.slow
 def test_more_trials_continue_the_sweep(sweeping: Sweeping) -> None:
     changes = {"space": {RATIO: {"choice": [0.4, 0.8, 0.6]}}}
     few = sweeping(section(changes={**changes, "trials": 2}))["sweep"]
@@ -162,6 +163,7 @@ def test_if_all_trials_fail_the_sweep_says_why(sweeping: Sweeping) -> None:
     assert nothing_is_left(), leftovers()
 
 
+@pytest.mark.slow
 def test_a_trial_that_learns_too_slowly_is_stopped_and_leaves_nothing(
     sweeping: Sweeping, folder: Path
 ) -> None:
@@ -179,6 +181,7 @@ def test_a_trial_that_learns_too_slowly_is_stopped_and_leaves_nothing(
     assert nothing_is_left(), leftovers()
 
 
+@pytest.mark.slow
 def test_the_winner_is_run_with_the_full_budget_and_registered(sweeping: Sweeping) -> None:
     changes = {"proxy": {"steps": 3, "questions": 10}, "objectives": ["tflops"], "retrain": True}
     found = sweeping(section(changes=changes))
@@ -190,6 +193,7 @@ def test_the_winner_is_run_with_the_full_budget_and_registered(sweeping: Sweepin
     assert version.version == found["retrained"]["registration"]["version"]
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_driver_and_then_a_trial_was_killed_goes_on(
     sweeping: Sweeping, folder: Path, tmp_path: Path
 ) -> None:
