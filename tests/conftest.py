@@ -40,7 +40,13 @@ def local_ray() -> Iterator[None]:
     import ray
 
     folder = tempfile.mkdtemp(prefix="gr-", dir="/tmp")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, _temp_dir=folder)
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,  # as a command connects: standard output is its own
+        _temp_dir=folder,
+    )
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)

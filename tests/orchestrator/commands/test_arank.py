@@ -34,6 +34,7 @@ def test_the_verb_ranks_a_text_only_decoder(
     data = tmp_path / "text.json"
     data.write_text(json.dumps(records))
     arguments = ["arank", str(model), "--data", str(data), "--samples", "2", "--cpus", "0.4"]
+    capsys.readouterr()  # Saving a model may print.
     assert main([*arguments, "--json"]) == ExitCode.DONE
     told = json.loads(capsys.readouterr().out)
     assert told["profile"]["layers"] == 2
