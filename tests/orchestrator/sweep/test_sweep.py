@@ -56,11 +56,21 @@ def sweeping(folder: Path, local_ray: None, capsys: pytest.CaptureFixture[str]) 
     return run
 
 
+_OTHERS: set[str] = set()
+"""Ids of the actors that tests before these have left."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def others(local_ray: None) -> None:
+    _OTHERS.update(ray._private.state.actors())
+
+
 def leftovers() -> tuple[list[str], list[str]]:
     """Placement groups and actors of trials and trainings that are still there."""
     groups = [g["name"] for g in placement_group_table().values() if g["state"] != "REMOVED"]
-    known = ray._private.state.actors().values()
-    alive = [actor["ActorClassName"] for actor in known if actor["State"] not in ("DEAD",)]
+    known = ray._private.state.actors()
+    ours = [actor for name, actor in known.items() if name not in _OTHERS]
+    alive = [actor["ActorClassName"] for actor in ours if actor["State"] not in ("DEAD",)]
     for name in ONE_EACH & set(alive):
         alive.remove(name)
     return groups, alive
