@@ -208,6 +208,14 @@ class Watched:
         """As they are."""
         return self._batches.sample_ids(step)
 
+    def save(self, folder: Path) -> None:
+        """As they do."""
+        self._batches.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """As they do."""
+        self._batches.load(folder)
+
 
 def our_steps(
     model: PreTrainedModel, shard: Shard, *, waits: list[float] | None = None

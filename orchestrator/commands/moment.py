@@ -3,8 +3,7 @@
 import re
 from datetime import datetime, timedelta
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(s|min|h)")
-_UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+from workloads.duration import parse_duration
 
 
 def parse_moment(text: str, now: datetime | None = None) -> float:
@@ -21,9 +20,9 @@ def parse_moment(text: str, now: datetime | None = None) -> float:
         ValueError: If it is none of these, or in the past.
     """
     now = now or datetime.now()
-    duration = _DURATION.fullmatch(text)
-    if duration:
-        return now.timestamp() + float(duration[1]) * _UNITS[duration[2]]
+    duration_s = parse_duration(text)
+    if duration_s is not None:
+        return now.timestamp() + duration_s
     try:
         if re.fullmatch(r"\d{1,2}:\d{2}", text):
             hour, minute = map(int, text.split(":"))

@@ -58,6 +58,7 @@ def load_groups(optimizer: Any, _: str, folder: str) -> None:  # noqa: ANN401 - 
     from deepspeed.utils.tensor_fragment import map_to_flat_opt_states
 
     place = Path(folder, "zero")
+    # DeepSpeed's pickle, made here of files whose digests matched.
     saved = torch.load(place / "optimizer_state.pt", weights_only=False)
     optimizer._load_global_state(saved)
     groups = zip(

@@ -46,6 +46,12 @@ class Batches(Protocol):
     def sample_ids(self, step: int) -> Sequence[str]:
         """Ids of the samples of the whole global batch of ``step``."""
 
+    def save(self, folder: Path) -> None:
+        """Write what has been found out about samples so far; ranks choose different names."""
+
+    def load(self, folder: Path) -> None:
+        """Take over what all ranks had written, and forget what was found out since."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
@@ -252,6 +258,7 @@ class _Run:
         """Write this rank's files of a checkpoint."""
         rank = self._engine.ranks.rank
         self._engine.save(folder)
+        self._batches.save(folder)
         torch.save(random_state(), folder / f"random-{rank:05d}.pt")
         if self._engine.ranks.is_first:
             (folder / "history.json").write_text(json.dumps(self.history))
@@ -263,6 +270,7 @@ class _Run:
         if history or self.history:  # Else both are at the start, and optimizers without state.
             self._engine.load(folder)
         self.history = history
+        self._batches.load(folder)
         memory_file = folder / "guards.json"
         memory = json.loads(memory_file.read_text()) if memory_file.exists() else {}
         self.watch.memory = Memory.from_json(memory)

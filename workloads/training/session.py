@@ -24,7 +24,7 @@ from workloads.training.errors import TrainingError
 from workloads.training.loop import TrainingResult, train
 from workloads.training.parts import choose_parts
 from workloads.training.ranks import Ranks
-from workloads.training.replacements import WithReplacements, all_replaced
+from workloads.training.replacements import all_replaced
 
 CALIBRATION_SAMPLES = 256
 """Training samples that set the inference threshold; the first ones of the order."""
@@ -83,7 +83,7 @@ class Session:
                 batches,
                 config,
                 reporter=self.reporter,
-                checkpoints=WithReplacements(checkpoints, batches),
+                checkpoints=checkpoints,
                 notice=notice,
                 stop_at_s=stop_at_s,
             )

@@ -1,3 +1,4 @@
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -189,3 +190,30 @@ def test_bf16_trains_close_to_fp32() -> None:
     _, coarse = train_tiny(a_config(precision="bf16"))
     assert coarse.history[-1]["loss"] == pytest.approx(exact.history[-1]["loss"], rel=0.02)
     assert coarse.history[-1]["loss"] != exact.history[-1]["loss"]
+
+
+class Remembering(DyingBatches):
+    """Batches that remember which steps they were asked for."""
+
+    def __init__(self, dies_at: int = 10**9) -> None:
+        super().__init__()
+        self.dies_at, self.asked = dies_at, []
+
+    def at(self, step: int) -> list[dict[str, Tensor]]:
+        batches = super().at(step)
+        self.asked.append(step)
+        return batches
+
+    def save(self, folder: Path) -> None:
+        (folder / "asked.json").write_text(json.dumps(self.asked))
+
+    def load(self, folder: Path) -> None:
+        self.asked = json.loads((folder / "asked.json").read_text())
+
+
+def test_what_batches_found_out_comes_back_with_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(KilledError):
+        train_tiny(a_config(), batches=Remembering(dies_at=5), store=tmp_path)
+    batches = Remembering()
+    train_tiny(a_config(), batches=batches, store=tmp_path, writer="second")
+    assert batches.asked == list(range(6))

@@ -113,6 +113,12 @@ class FakeBatches:
         numbers = range(step * self.global_batch, (step + 1) * self.global_batch)
         return [f"sample-{number}" for number in numbers]
 
+    def save(self, folder: Path) -> None:
+        pass
+
+    def load(self, folder: Path) -> None:
+        pass
+
 
 @dataclass
 class Listener:

@@ -114,11 +114,12 @@ class Saver:
             done: Optimizer steps done.
             good: Steps of the checkpoint that a rollback would need, which stays.
         """
-        self._began_s = time.monotonic()
+        called_s = time.monotonic()
         self.finish()
+        self._began_s = time.monotonic()
         self._store.save(done, self._engine.layout, self._write, protected=(good,))
         self._on_its_way = done
-        self._timetable.saved(time.monotonic() - self._began_s)
+        self._timetable.saved(time.monotonic() - called_s)
 
     def finish(self) -> None:
         """Wait for the checkpoint that is on its way, if there is one."""

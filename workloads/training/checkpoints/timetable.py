@@ -1,16 +1,14 @@
 """When checkpoints are due: after so many steps, after some time, or as often as pays off."""
 
 import math
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
-AUTOMATIC = "auto"
+from workloads.duration import parse_duration
 
-_UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(s|min|h)")
+AUTOMATIC = "auto"
 
 _FIRST_COST_S = 1.0
 """What a checkpoint is taken to cost before one has been measured."""
@@ -31,9 +29,9 @@ class Every:
         Raises:
             ValueError: If it is none of these, or not positive.
         """
-        match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-        if match and float(match[1]) > 0:
-            return cls(seconds=float(match[1]) * _UNITS[match[2]])
+        seconds = parse_duration(value) if isinstance(value, str) else None
+        if seconds:
+            return cls(seconds=seconds)
         if value == AUTOMATIC:
             return cls()
         if isinstance(value, int) and value >= 1:
