@@ -225,10 +225,11 @@ class _Pin:
             _board(self.board).put.remote(self.channel, event)
 
     def begin(self, attempt: str) -> None:
-        """Tell where this is."""
+        """Tell where this is, and wait until it has arrived: a node can fall silent at any time."""
         node_id = ray.get_runtime_context().get_node_id()
         with suppress(*_NO_BOARD):
-            _board(self.board).begin.remote(self.channel, attempt, node_id)
+            told = _board(self.board).begin.remote(self.channel, attempt, node_id)
+            ray.wait([told], timeout=_GRACE_S)
 
     def flush(self) -> None:
         """Wait until what was left has arrived."""

@@ -1,5 +1,8 @@
 """A tiny image-text model, batches for it, and a way to run functions on two ranks."""
 
+import faulthandler
+import os
+import sys
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -182,6 +185,7 @@ def run_on_ranks(function: Callable[..., None], size: int, folder: Path, *args: 
 def _rank_main(
     rank: int, size: int, meeting_point: str, function: Callable[..., None], args: tuple[Any, ...]
 ) -> None:
+    faulthandler.enable()
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -189,3 +193,7 @@ def _rank_main(
     )
     function(*args)
     dist.destroy_process_group()
+    # DeepSpeed's communication library keeps the group, whose threads race with the end of Python
+    # and abort it now and then.
+    sys.stdout.flush()
+    os._exit(0)
