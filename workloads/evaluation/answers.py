@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
 
 from workloads.data import PromptBatch
-from workloads.evaluation.inputs import model_inputs
 from workloads.evaluation.metrics import Prediction, matches
+from workloads.generation import greedy_settings, model_inputs
 from workloads.mod import RoutingRecord
 from workloads.reporting import Reporter, SilentReporter
 
@@ -42,7 +42,7 @@ def answer_questions(
     """
     reporter = reporter or SilentReporter()
     model.eval()  # type: ignore[no-untyped-call]
-    settings = _greedy(model, processor, max_new_tokens)
+    settings = greedy_settings(model, processor, max_new_tokens)
     options = {} if routing_record is None else {"routing_record": routing_record}
     predictions: list[Prediction] = []
     for batch in batches:
@@ -56,20 +56,6 @@ def answer_questions(
         note = f"{correct / len(predictions):.1%} correct"
         reporter.progress(len(predictions), max(total, len(predictions)), "questions", note)
     return predictions
-
-
-def _greedy(
-    model: PreTrainedModel, processor: ProcessorMixin, max_new_tokens: int
-) -> GenerationConfig:
-    tokenizer = processor.tokenizer
-    ends = model.generation_config.eos_token_id if model.generation_config else None
-    return GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=False,
-        num_beams=1,
-        max_new_tokens=max_new_tokens,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id if ends is None else ends,
-    )
 
 
 def _texts(processor: ProcessorMixin, tokens: Tensor) -> list[str]:

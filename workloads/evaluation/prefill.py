@@ -12,7 +12,7 @@ from transformers import Cache, PreTrainedModel
 
 from workloads.evaluation.efficiency import TERA, DecoderShape, decoder_flops, kv_cache_bytes
 from workloads.evaluation.errors import EvaluationError
-from workloads.evaluation.inputs import model_inputs
+from workloads.generation import model_inputs
 from workloads.mod import RoutingRecord, is_converted
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from workloads.evaluation.errors import EvaluationError
-from workloads.evaluation.inputs import model_inputs
+from workloads.generation import model_inputs
 
 Run = Callable[[PreTrainedModel], object]
 """The work to time, done once with the model it is given."""

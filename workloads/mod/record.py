@@ -97,6 +97,24 @@ class RoutingRecord:
         pairs = [(self._totals[layer], self._skipped[layer]) for layer in self.layers]
         return torch.stack([torch.stack(pair).to(device) for pair in pairs])
 
+    def skip_per_row(self, real: Tensor) -> list[float]:
+        """Skipped share of each row's tokens in the first forward, averaged over the layers.
+
+        Args:
+            real: bool ``(batch, seq)``, False at padding.
+
+        Raises:
+            ValueError: If the record keeps no masks.
+        """
+        if not self._keep_masks:
+            raise ValueError("a record tells rows apart with keep_masks=True only")
+        if not self.masks:
+            return [0.0] * len(real)
+        routed = torch.stack([masks[0].to(real.device) for masks in self.masks.values()])
+        skipped = (real & ~routed).sum(-1, dtype=torch.float64)
+        shares: list[float] = (skipped / real.sum(-1)).mean(0).tolist()
+        return shares
+
     def skip_all(self) -> float:
         """Skipped share of all tokens, averaged over the recorded layers; 0 if there are none."""
         return self._mean("all")
