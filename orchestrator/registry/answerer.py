@@ -18,13 +18,12 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from PIL import Image, UnidentifiedImageError
 
-from workloads.data import Encoder, PromptBatch, Sample, Turn
+from workloads.data import Sample, Turn
 from workloads.errors import DataError
-from workloads.evaluation import answer_questions
+from workloads.generation import Generator, Sampling
 from workloads.model_folder import open_model_folder
 
 COLUMNS = ("image", "question")
-MAX_NEW_TOKENS = 16
 _IMAGE_MARK = "<image>"
 _PATH_SHOWN = 60
 
@@ -35,13 +34,15 @@ class QuestionAnswerer(PythonModel):
     Input: a table with the columns ``image`` and ``question``, or a mapping of them. An image is
     a path, encoded bytes, base64 text (with or without a ``data:`` prefix), a PIL image, or an
     array ``(height, width)`` or ``(height, width, 3)`` of uint8.
-    Output: a table with the column ``answer``, in the same order.
+    Output: a table in the same order with the columns ``answer``, ``tokens`` (generated ones) and
+    ``skip``, the measured share of the prompt's tokens that Mixture-of-Depths layers skipped, None
+    for a dense model.
+    Params: ``max_new_tokens``, ``temperature`` (0 is greedy) and ``top_p``.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the model folder that was registered; runs once."""
-        self._model, self._processor = open_model_folder(Path(context.artifacts["model"]))
-        self._encoder = Encoder(self._processor)
+        self._generator = Generator(*open_model_folder(Path(context.artifacts["model"])))
 
     def predict(
         self,
@@ -49,28 +50,25 @@ class QuestionAnswerer(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Answer a batch greedily.
+        """Answer a batch.
 
         Raises:
             DataError: If a column is missing, or an image cannot be read; it names the row.
+            SamplingError: If a param is out of its range.
         """
+        sampling = Sampling(**(params or {}))
         samples = _samples(model_input)
         if not samples:
-            return pd.DataFrame({"answer": []}, dtype=str)
-        count = len(samples)
-        batch = PromptBatch(
-            inputs=self._encoder.prompt_batch(samples),
-            answers=("",) * count,
-            ids=tuple(sample.id for sample in samples),
-            tags=({},) * count,
+            return pd.DataFrame({"answer": [], "tokens": [], "skip": []})
+        batch = self._generator.encode(samples)
+        completions = self._generator.generate(batch, [sampling] * len(samples))
+        return pd.DataFrame(
+            {
+                "answer": [completion.text.strip() for completion in completions],
+                "tokens": [completion.completion_tokens for completion in completions],
+                "skip": [completion.skip for completion in completions],
+            }
         )
-        predictions = answer_questions(
-            self._model,
-            self._processor,
-            [batch],
-            max_new_tokens=int((params or {}).get("max_new_tokens", MAX_NEW_TOKENS)),
-        )
-        return pd.DataFrame({"answer": [prediction.answer for prediction in predictions]})
 
 
 def _samples(table: pd.DataFrame | Mapping[str, Any]) -> list[Sample]:

@@ -35,7 +35,6 @@ _PINNED = (
     "transformers",
 )
 _EXAMPLE_PIXELS = 64
-_MAX_NEW_TOKENS = 16
 
 
 def log_model(
@@ -91,16 +90,31 @@ def requirements() -> list[str]:
 
 
 def signature() -> "ModelSignature":
-    """``image`` of any kind and ``question`` to ``answer``."""
+    """``image`` of any kind and ``question`` to ``answer``, its tokens and the measured skip."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType
 
+    from workloads.generation import Sampling
+
+    defaults = Sampling()
     image = AnyType()  # type: ignore[no-untyped-call]
     return ModelSignature(
         inputs=Schema([ColSpec(image, "image"), ColSpec("string", "question")]),
-        outputs=Schema([ColSpec("string", "answer")]),
-        params=ParamSchema([ParamSpec("max_new_tokens", "integer", _MAX_NEW_TOKENS)]),
+        outputs=Schema(
+            [
+                ColSpec("string", "answer"),
+                ColSpec("long", "tokens"),
+                ColSpec("double", "skip", required=False),
+            ]
+        ),
+        params=ParamSchema(
+            [
+                ParamSpec("max_new_tokens", "integer", defaults.max_new_tokens),
+                ParamSpec("temperature", "double", defaults.temperature),
+                ParamSpec("top_p", "double", defaults.top_p),
+            ]
+        ),
     )
 
 

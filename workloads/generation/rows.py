@@ -90,7 +90,7 @@ class RowsCriteria(StoppingCriteria):
         self._rows, self._ask = rows, skips
         self._skips: Sequence[float | None] | None = None
 
-    def __call__(self, input_ids: Tensor, scores: object, **_: object) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: object, **_: object) -> Tensor:
         """Bool ``(batch,)``: which rows of the ids ``(batch, seq)`` have ended."""
         tokens = input_ids[:, -1].tolist()
         done = [

@@ -58,7 +58,7 @@ class RowSampler(LogitsProcessor):
             if sampling.temperature > 0.0
         ]
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """``scores`` are float32 ``(batch, vocabulary)``; they are changed in place."""
         for row, sampling, source in self._drawn:
             token = _draw(scores[row], sampling, source)

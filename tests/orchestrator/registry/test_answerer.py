@@ -1,5 +1,6 @@
 import base64
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,10 @@ from mlflow.pyfunc.model import PythonModelContext
 from PIL import Image
 
 from orchestrator.registry.answerer import QuestionAnswerer, read_image
+from tests.orchestrator.small_llava import small_llava
 from workloads.errors import DataError
+from workloads.generation import SamplingError
+from workloads.model_folder import save_model_folder
 
 
 def png() -> bytes:
@@ -62,8 +66,26 @@ def test_a_batch_is_answered_as_its_rows_are(answerer: QuestionAnswerer) -> None
         }
     )
     together = answerer.predict(None, table)
-    alone = [answerer.predict(None, table.iloc[[row]])["answer"][0] for row in range(2)]
-    assert list(together["answer"]) == alone
+    alone = [answerer.predict(None, table.iloc[[row]]) for row in range(2)]
+    for column in ("answer", "tokens", "skip"):
+        assert list(together[column]) == [answers[column][0] for answers in alone]
+    assert all(0.0 <= share <= 1.0 for share in together["skip"])
+    assert all(together["tokens"] == 16)
+
+
+def test_params_reach_the_generation(answerer: QuestionAnswerer) -> None:
+    question = {"image": png(), "question": "which ?"}
+    assert answerer.predict(None, question, {"max_new_tokens": 3})["tokens"][0] == 3
+    with pytest.raises(SamplingError, match=r"temperature: must be in \[0, 2\], got 9"):
+        answerer.predict(None, question, {"temperature": 9.0})
+
+
+def test_a_dense_model_has_no_skip(tmp_path: Path) -> None:
+    save_model_folder(*small_llava(layers=1, patch_pixels=16), tmp_path / "dense")
+    dense = QuestionAnswerer()
+    dense.load_context(PythonModelContext({"model": str(tmp_path / "dense")}, None))  # type: ignore[no-untyped-call]
+    answers = dense.predict(None, {"image": png(), "question": "which ?"}, {"max_new_tokens": 1})
+    assert json.loads(answers.to_json(orient="records"))[0]["skip"] is None
 
 
 def test_a_mapping_of_one_question_is_answered_too(answerer: QuestionAnswerer) -> None:

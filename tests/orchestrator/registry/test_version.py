@@ -128,9 +128,10 @@ def test_the_candidate_answers_a_question_and_says_where_it_came_from(
     image = tmp_path / "scene.png"
     Image.new("RGB", (32, 32)).save(image)
     question = {"image": [str(image)], "question": ["which digit is there ?"]}
-    answers = model.predict(question, params={"max_new_tokens": 2})
-    assert list(answers.columns) == ["answer"]
-    assert len(answers) == 1
+    answers = model.predict(question, params={"max_new_tokens": 2, "temperature": 0.5})
+    assert list(answers.columns) == ["answer", "tokens", "skip"]
+    assert answers["tokens"][0] <= 2
+    assert 0.0 <= answers["skip"][0] <= 1.0
 
 
 def test_a_registered_model_is_code_and_weights_with_pins_and_no_pickle(
