@@ -51,12 +51,15 @@ class Guards(Section):
     """The gradient's norm is ``spike_factor`` times the median of the last ``spike_window``."""
     collapse: Literal["off", "warn", "rollback", "stop"] = "warn"
     """A layer's router has said the same of all tokens for ``patience`` steps."""
+    degenerate: Literal["off", "warn", "rollback", "stop"] = "warn"
+    """Answers to held-out questions are empty or repeat themselves; takes ``validation``."""
     spike_factor: Annotated[float, Field(gt=1.0)] = 20.0
     spike_window: Positive = 50
     min_entropy: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     """Entropy of the mean routing probability, as a share of that at the layer's capacity, below
     which a router says the same of all tokens."""
     patience: Positive = 20
+    max_degenerate: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
     rollback_rate: Share = 0.5
     """Factor on the learning rates after a rollback."""
     limit: Positive = 5
@@ -70,6 +73,20 @@ class Lora(Section):
     alpha: Annotated[float, Field(gt=0.0)] = 32.0
     """What an adapter adds is scaled by ``alpha / rank``."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+
+
+class Validation(Section):
+    """What is measured on samples of the training data that are held out."""
+
+    every: Positive = 50
+    """Optimizer steps between two measurements; there is one after the last step too."""
+    batches: Positive = 2
+    """Global batches of samples that are held out."""
+    answers: Annotated[int, Field(ge=0)] = 8
+    """How many of them are answered, for the guard ``degenerate``."""
+    max_new_tokens: Positive = 32
+    best: Literal["keep", "use", "off"] = "keep"
+    """The state with the lowest loss: its checkpoint is kept, or its weights are the result."""
 
 
 class Training(Section):
@@ -100,6 +117,8 @@ class Training(Section):
     """Optimizer steps between checkpoints, a duration such as ``10min``, or ``auto``: as often as
     pays off. Part of a key only where ``guards`` may roll back, which takes steps."""
     guards: Guards = Guards()
+    validation: Validation | None = None
+    """What is measured on held-out samples; by default all are trained on."""
     group_by_length: bool = False
     """Whether a batch has samples of one length, with images or without: less padding, and
     batches that are less random."""
@@ -129,7 +148,12 @@ class Training(Section):
     @property
     def _may_roll_back(self) -> bool:
         guards = self.guards
-        return "rollback" in (guards.non_finite, guards.spike, guards.collapse)
+        return "rollback" in (
+            guards.non_finite,
+            guards.spike,
+            guards.collapse,
+            guards.degenerate,
+        )
 
 
 _LATER = (
@@ -138,6 +162,7 @@ _LATER = (
     "lora",
     "offload_optimizer",
     "projector_learning_rate",
+    "validation",
     "vision_learning_rate",
 )
 

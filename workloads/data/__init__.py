@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from workloads.data.collate import Batch, Encoded
     from workloads.data.digits import build_digits_vqa
     from workloads.data.encode import Encoder
+    from workloads.data.held_out import Subset, hold_out
     from workloads.data.order import SampleOrder
     from workloads.data.questions import QUESTION_KINDS
     from workloads.data.records import Conversation, Turn, write_llava
@@ -33,12 +34,14 @@ __all__ = [
     "Sample",
     "SampleOrder",
     "Shard",
+    "Subset",
     "Summary",
     "TrainingBatches",
     "Turn",
     "analysis_batches",
     "analysis_indices",
     "build_digits_vqa",
+    "hold_out",
     "open_shard",
     "prompt_batches",
     "read_llava",
@@ -60,6 +63,7 @@ _MODULES = {
     "collate": ("Batch", "Encoded"),
     "digits": ("build_digits_vqa",),
     "encode": ("Encoder",),
+    "held_out": ("Subset", "hold_out"),
     "order": ("SampleOrder",),
     "questions": ("QUESTION_KINDS",),
     "records": ("Conversation", "Turn", "write_llava"),

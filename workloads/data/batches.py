@@ -10,6 +10,7 @@ import numpy as np
 
 from workloads.data.collate import Batch
 from workloads.data.encode import Encoder
+from workloads.data.held_out import Subset
 from workloads.data.order import SampleOrder
 from workloads.data.shards import Sample, Shard
 from workloads.errors import DataError
@@ -77,7 +78,7 @@ class TrainingBatches:
 
     def __init__(
         self,
-        shard: Shard,
+        shard: Shard | Subset,
         encoder: Encoder,
         *,
         global_batch: int,

@@ -1,5 +1,5 @@
 from workloads.mod.accounting import nominal_skip
-from workloads.mod.calibrate import calibrate_threshold
+from workloads.mod.calibrate import calibrate_threshold, training_rule
 from workloads.mod.config import MoDConfig
 from workloads.mod.convert import convert, is_converted, mod_config, revert
 from workloads.mod.record import RoutingRecord
@@ -17,5 +17,6 @@ __all__ = [
     "nominal_skip",
     "revert",
     "save_pretrained",
+    "training_rule",
     "warm_start_routers",
 ]

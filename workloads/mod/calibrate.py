@@ -1,6 +1,7 @@
 """Thresholds that skip at inference what top-k skipped in training."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -37,17 +38,24 @@ def calibrate_threshold(model: nn.Module, batches: Iterable[Mapping[str, Any]]) 
     if config.thresholds is None or config.inference != "threshold":
         raise ConversionError("calibration needs inference='threshold', this model has 'topk'")
     record = _Scores(config)
-    set_config(model, replace(config, inference="topk"))
-    try:
-        with evaluating(model), torch.no_grad():
-            for batch in batches:
-                inputs = {name: value for name, value in batch.items() if name != "labels"}
-                model(**inputs, routing_record=record, use_cache=False)
-    finally:
-        set_config(model, config)
+    with training_rule(model), evaluating(model), torch.no_grad():
+        for batch in batches:
+            inputs = {name: value for name, value in batch.items() if name != "labels"}
+            model(**inputs, routing_record=record, use_cache=False)
     thresholds = tuple(record.threshold(layer) for layer in config.layers)
     set_config(model, replace(config, thresholds=thresholds))
     return sum(thresholds) / len(thresholds)
+
+
+@contextmanager
+def training_rule(model: nn.Module) -> Iterator[None]:
+    """Have a converted model route by top-k for a while, in evaluation mode too."""
+    config = mod_config(model)
+    set_config(model, replace(config, inference="topk"))
+    try:
+        yield
+    finally:
+        set_config(model, config)
 
 
 class _Scores(RoutingRecord):

@@ -1,7 +1,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from workloads.training.config import TrainingConfig
+from workloads.training.config import TrainingConfig, Validation
 from workloads.training.errors import TrainingError, TrainingStoppedError
 from workloads.training.guards import Guards
 
@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from workloads.training.checkpoints.store import Checkpoints, CheckpointStore
     from workloads.training.digest import weights_digest
     from workloads.training.engine import Engine, TorchEngine
-    from workloads.training.loop import Batches, TrainingResult, train
+    from workloads.training.loop import TrainingResult, train
+    from workloads.training.micro_batch import Batches
     from workloads.training.parts import choose_parts, named_parts, parameter_groups
     from workloads.training.ranks import Ranks
+    from workloads.training.validation import Validator
 
 __all__ = [
     "Batches",
@@ -28,6 +30,8 @@ __all__ = [
     "TrainingError",
     "TrainingResult",
     "TrainingStoppedError",
+    "Validation",
+    "Validator",
     "blank_image_for_text",
     "blank_image_inputs",
     "choose_parts",
@@ -43,9 +47,11 @@ _MODULES = {
     "checkpoints.store": ("Checkpoints", "CheckpointStore"),
     "digest": ("weights_digest",),
     "engine": ("Engine", "TorchEngine"),
-    "loop": ("Batches", "TrainingResult", "train"),
+    "loop": ("TrainingResult", "train"),
+    "micro_batch": ("Batches",),
     "parts": ("choose_parts", "named_parts", "parameter_groups"),
     "ranks": ("Ranks",),
+    "validation": ("Validator",),
 }
 
 

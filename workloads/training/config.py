@@ -20,6 +20,7 @@ PART_RATES: Mapping[Part, str] = {
 
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["fp32", "bf16"]
+Best = Literal["keep", "use", "off"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +41,39 @@ class Lora:
         _check("lora.rank", self.rank, self.rank >= 1, "at least 1")
         _check("lora.alpha", self.alpha, self.alpha > 0, "above 0")
         _check("lora.dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Validation:
+    """What is measured on samples of the training data that are held out.
+
+    Raises:
+        ValueError: If a value is out of range; the message names the field.
+    """
+
+    every: int = 50
+    """Optimizer steps between two measurements; there is one after the last step too."""
+
+    batches: int = 2
+    """Global batches of samples that are held out, for the loss."""
+
+    answers: int = 8
+    """How many of them are also answered, greedily, for the guard ``degenerate``; 0 for none."""
+
+    max_new_tokens: int = 32
+    """Longest answer."""
+
+    best: Best = "keep"
+    """What becomes of the state with the lowest loss: its checkpoint is kept, its weights are used
+    in the end instead of the last ones, or nothing."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "batches", "max_new_tokens"):
+            value = getattr(self, name)
+            _check(f"validation.{name}", value, value >= 1, "at least 1")
+        _check("validation.answers", self.answers, self.answers >= 0, "at least 0")
+        known = get_args(Best)
+        _check("validation.best", self.best, self.best in known, f"one of {', '.join(known)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +149,9 @@ class TrainingConfig:
 
     guards: Guards = field(default_factory=Guards)
 
+    validation: Validation | None = None
+    """What is measured on held-out samples; None trains on all of them."""
+
     def __post_init__(self) -> None:
         Every.parse(self.checkpoint_every)
         for name in ("steps", "global_batch"):
@@ -154,7 +191,10 @@ class TrainingConfig:
         tuples = {name: tuple(values[name]) for name in ("trainable", "betas") if name in values}
         guards = Guards.from_json(values.get("guards", {}))
         lora = Lora(**values["lora"]) if values.get("lora") is not None else None
-        return cls(**{**values, **tuples, "guards": guards, "lora": lora})
+        given = values.get("validation")
+        validation = Validation(**given) if given is not None else None
+        nested = {"guards": guards, "lora": lora, "validation": validation}
+        return cls(**{**values, **tuples, **nested})
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values; `from_json` reads them back."""

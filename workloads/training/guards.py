@@ -11,6 +11,15 @@ lower rate; end with the reason."""
 BadBatch = Literal["skip", "rollback", "stop"]
 Spike = Literal["off", "warn", "skip", "rollback", "stop"]
 Collapse = Literal["off", "warn", "rollback", "stop"]
+Degenerate = Literal["off", "warn", "rollback", "stop"]
+
+
+_ACTIONS = {
+    "non_finite": BadBatch,
+    "spike": Spike,
+    "collapse": Collapse,
+    "degenerate": Degenerate,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +41,10 @@ class Guards:
     """A layer's routers say the same of all tokens: compute, or skip. The batch is not to blame,
     so that skipping it is not offered."""
 
+    degenerate: Degenerate = "warn"
+    """Answers to held-out questions are empty or repeat themselves; without
+    `TrainingConfig.validation` none are asked."""
+
     spike_factor: float = 20.0
     """How many medians make a spike. Healthy trainings of the digits recipe reach 9.4."""
 
@@ -45,6 +58,9 @@ class Guards:
     patience: int = 20
     """Steps in a row that a layer must be collapsed: a zero-initialised router needs some."""
 
+    max_degenerate: float = 0.5
+    """Share of degenerate answers above which the guard fires, in [0, 1)."""
+
     rollback_rate: float = 0.5
     """Factor on all learning rates from the checkpoint on that a rollback returns to."""
 
@@ -52,13 +68,14 @@ class Guards:
     """Skipped batches in a row, or rollbacks in all, that are too many: the training stops."""
 
     def __post_init__(self) -> None:
-        for name, known in (("non_finite", BadBatch), ("spike", Spike), ("collapse", Collapse)):
+        for name, known in _ACTIONS.items():
             names = get_args(known)
             _check(name, getattr(self, name), getattr(self, name) in names, " or ".join(names))
         _check("spike_factor", self.spike_factor, self.spike_factor > 1, "above 1")
         for name in ("spike_window", "patience", "limit"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         _check("min_entropy", self.min_entropy, 0 < self.min_entropy < 1, "in (0, 1)")
+        _check("max_degenerate", self.max_degenerate, 0 <= self.max_degenerate < 1, "in [0, 1)")
         _check("rollback_rate", self.rollback_rate, 0 < self.rollback_rate <= 1, "in (0, 1]")
 
     @classmethod
@@ -77,7 +94,7 @@ class Guards:
     @property
     def may_roll_back(self) -> bool:
         """Whether results depend on where checkpoints are."""
-        return "rollback" in (self.non_finite, self.spike, self.collapse)
+        return "rollback" in [getattr(self, name) for name in _ACTIONS]
 
 
 def _check(field: str, value: object, is_valid: bool, expected: str) -> None:

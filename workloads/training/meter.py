@@ -45,6 +45,13 @@ class Meter:
         yield
         self._waited += self._clock() - started
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What lasts as long as this is no part of the training's speed."""
+        started = self._clock()
+        yield
+        self._started += self._clock() - started
+
     def saw(self, batch: Mapping[str, Tensor], record: RoutingRecord | None) -> None:
         """Count a micro-batch that lies on the host, and keep what was recorded of it."""
         # A mask counts like kinds without images.

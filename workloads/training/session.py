@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin
 
-from workloads.data import Encoder, TrainingBatches, open_shard
+from workloads.data import Encoder, Shard, Subset, TrainingBatches, hold_out, open_shard
 from workloads.mod import calibrate_threshold, is_converted, mod_config
 from workloads.model_folder import open_model_folder, save_model_folder
 from workloads.reporting import Reporter
@@ -25,6 +26,7 @@ from workloads.training.loop import TrainingResult, train
 from workloads.training.parts import choose_parts
 from workloads.training.ranks import Ranks
 from workloads.training.replacements import all_replaced
+from workloads.training.validation import Validator
 
 CALIBRATION_SAMPLES = 256
 """Training samples that set the inference threshold; the first ones of the order."""
@@ -65,17 +67,24 @@ class Session:
         _choose_weights(model, config)
         if config.gradient_checkpointing:
             model.activation_checkpointing_enable()
-        batches = TrainingBatches(
-            open_shard(self.shard),
-            Encoder(processor),
+        samples, held_out = self._samples()
+        batches_of = partial(
+            TrainingBatches,
+            encoder=Encoder(processor),
             global_batch=config.global_batch,
             micro_batch=config.micro_batch or rows,
             seed=config.seed,
             rank=ranks.rank,
             world_size=ranks.size,
-            group_by_length=config.group_by_length,
-            tell=self.reporter.message,
         )
+        batches = batches_of(
+            samples, group_by_length=config.group_by_length, tell=self.reporter.message
+        )
+        validator = None
+        if config.validation is not None and held_out is not None:
+            validator = Validator.over(
+                held_out, batches_of(held_out), config.validation, model, processor
+            )
         engine = make_engine(model, config, ranks)
         with blank_image_for_text(model, blank_image_inputs(model, processor)):
             result = train(
@@ -84,6 +93,7 @@ class Session:
                 config,
                 reporter=self.reporter,
                 checkpoints=checkpoints,
+                validator=validator,
                 notice=notice,
                 stop_at_s=stop_at_s,
             )
@@ -118,15 +128,20 @@ class Session:
             history["replaced"] = list(result.replaced)
         (output / "history.json").write_text(json.dumps(history, indent=1))
 
+    def _samples(self) -> tuple[Shard | Subset, Subset | None]:
+        """What is trained on, and what is held out."""
+        shard, plan = open_shard(self.shard), self.config.validation
+        if plan is None:
+            return shard, None
+        count = plan.batches * self.config.global_batch
+        return hold_out(shard, count, seed=self.config.seed)
+
     def _calibration_batches(self, processor: ProcessorMixin) -> list[dict[str, Tensor]]:
         """The same samples whatever the number of workers."""
         size = self.config.global_batch
+        samples, _ = self._samples()
         batches = TrainingBatches(
-            open_shard(self.shard),
-            Encoder(processor),
-            global_batch=size,
-            micro_batch=size,
-            seed=self.config.seed,
+            samples, Encoder(processor), global_batch=size, micro_batch=size, seed=self.config.seed
         )
         steps = range(max(1, CALIBRATION_SAMPLES // size))
         return [batch for step in steps for batch in batches.at(step)]

@@ -15,6 +15,8 @@ from workloads.training.guards import Action, Guards
 _MIN_NORMS = 10
 """Gradient norms before the first spike can be told; early norms are all over the place."""
 
+_BLAME_THE_BATCH = ("non_finite", "spike")
+
 _NAMED_SAMPLES = 8
 """How many samples a line for a person names."""
 
@@ -54,9 +56,11 @@ class Event:
     """What is wrong, and what to do about it."""
 
     samples: tuple[str, ...]
-    """Ids of the samples of the global batch."""
+    """Ids of the samples of the global batch, where it may be to blame."""
 
     def __str__(self) -> str:
+        if not self.samples:
+            return self.reason
         named = ", ".join(self.samples[:_NAMED_SAMPLES])
         more = len(self.samples) - _NAMED_SAMPLES
         return f"{self.reason} (samples {named}{f' and {more} more' if more > 0 else ''})"
@@ -81,7 +85,15 @@ class Memory:
     """Layer to the steps in a row that it has been collapsed."""
 
     good: int = 0
-    """Steps done at the last checkpoint's turn without a collapsed layer."""
+    """Steps done at the last checkpoint's turn without a collapsed layer or degenerate answers."""
+
+    is_degenerate: bool = False
+    """Whether the last answers to held-out questions were no text."""
+
+    best: int | None = None
+    """Steps done when the validation loss was lowest."""
+
+    best_loss: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -149,8 +161,36 @@ class Watch:
 
     def checkpoint_is_due(self, done: int) -> None:
         """Note that the state after ``done`` steps is kept, as good unless a layer collapsed."""
-        if not self.memory.collapsed:
+        if not self.memory.collapsed and not self.memory.is_degenerate:
             self.memory.good = done
+
+    def note_loss(self, done: int, loss: float) -> None:
+        """Remember the state after ``done`` steps if its validation loss is the lowest so far."""
+        lowest = self.memory.best_loss
+        if lowest is None or loss < lowest:
+            self.memory.best, self.memory.best_loss = done, loss
+
+    def judge_answers(self, done: int, share: float) -> Event | None:
+        """Whether too many answers have just become degenerate.
+
+        Args:
+            done: Optimizer steps done.
+            share: Of the answers to held-out questions, that are no text.
+        """
+        guards, was_degenerate = self._guards, self.memory.is_degenerate
+        self.memory.is_degenerate = share > guards.max_degenerate
+        if guards.degenerate == "off" or was_degenerate or not self.memory.is_degenerate:
+            return None
+        reason = (
+            f"{share:.0%} of the answers to held-out questions are empty or repeat themselves: "
+            f"{self._advice}"
+        )
+        action, reason = self._limited(guards.degenerate, reason, ())
+        event = Event(
+            step=done, guard="degenerate", action=action, value=share, reason=reason, samples=()
+        )
+        self.memory.events.append(event.to_json())
+        return event
 
     def roll_back(self, before: Memory, event: Event, done: int) -> None:
         """Lower the rates, after the state at ``done`` steps has been restored.
@@ -163,7 +203,7 @@ class Watch:
         self.memory.events = before.events
         self.memory.cuts = [*before.cuts, done]
         self.memory.left_out = list(before.left_out)
-        if event.guard != "collapse":
+        if event.guard in _BLAME_THE_BATCH:
             self.memory.left_out.append(event.step - 1)
 
     def _non_finite(self, figures: Figures) -> "_Found | None":

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,7 @@ class Run:
     folder: Path
     leaving: ExitStack
     middle: str = "wait_and_write"
+    drivers: list[Driver] = field(default_factory=list)
 
     @property
     def store(self) -> Store:
@@ -145,6 +146,7 @@ class Run:
         )
         driver = Driver(process)
         self.leaving.callback(driver.kill)
+        self.drivers.append(driver)
         return driver
 
     def started(self, step: str, *, epoch: int = 1, attempt: int = 1) -> Line:
@@ -156,7 +158,15 @@ class Run:
                     return line
             return None
 
-        return wait_for(found, f"{step} started in epoch {epoch} as attempt {attempt}")
+        try:
+            return wait_for(found, f"{step} started in epoch {epoch} as attempt {attempt}")
+        except AssertionError as error:
+            for driver in self.drivers:
+                driver.process.kill()
+                error.add_note(
+                    f"driver {driver.process.pid} said:\n{driver.process.communicate()[0]}"
+                )
+            raise
 
     def go(self, name: str = "go") -> None:
         """Let waiting steps go on."""

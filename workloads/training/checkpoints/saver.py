@@ -1,7 +1,7 @@
 """When a training saves its state, and when it has to stop: what ranks agree on at every step."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from workloads.reporting import Reporter
@@ -99,25 +99,27 @@ class Saver:
         notice = self._new_notice()
         if is_planned:
             watch.checkpoint_is_due(done)
-        if is_planned or notice or self._must_stop:
-            self.save(done, good=watch.memory.good)
+        memory = watch.memory
+        if is_planned or notice or self._must_stop or memory.best == done:
+            needed = {memory.good} if memory.best is None else {memory.good, memory.best}
+            self.save(done, protected=needed)
         if notice or self._must_stop:
             self.finish()
         if self._must_stop:
             raise TrainingStoppedError("the time is up; its state has been saved", done)
         self._is_uploaded = self._is_time = self._may_look = False
 
-    def save(self, done: int, *, good: int) -> None:
+    def save(self, done: int, *, protected: Collection[int] = ()) -> None:
         """Save the state after ``done`` steps; the upload goes on in the background.
 
         Args:
             done: Optimizer steps done.
-            good: Steps of the checkpoint that a rollback would need, which stays.
+            protected: Steps of checkpoints that stay: what a rollback would need, and the best.
         """
         called_s = time.monotonic()
         self.finish()
         self._began_s = time.monotonic()
-        self._store.save(done, self._engine.layout, self._write, protected=(good,))
+        self._store.save(done, self._engine.layout, self._write, protected=protected)
         self._on_its_way = done
         self._timetable.saved(time.monotonic() - called_s)
 
