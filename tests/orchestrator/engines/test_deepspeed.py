@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration
+from transformers import GenerationConfig, LlavaForConditionalGeneration
 
 from orchestrator.durable import open_store
 from orchestrator.engines.deepspeed import DeepSpeedEngine
@@ -17,7 +17,9 @@ from tests.workloads.training.tiny import (
     NoCheckpoints,
     PromptCheckpoints,
     blank_image,
+    collate,
     run_on_ranks,
+    sample,
     tiny_llava,
 )
 from workloads.mod import MoDConfig, convert
@@ -28,9 +30,15 @@ from workloads.training import (
     TrainingConfig,
     TrainingError,
     TrainingResult,
+    Validation,
+    Validator,
     blank_image_for_text,
     choose_parts,
     train,
+)
+
+ANSWERS = GenerationConfig(
+    do_sample=False, max_new_tokens=16, min_new_tokens=16, pad_token_id=0, eos_token_id=1
 )
 
 pytestmark = pytest.mark.distributed
@@ -60,6 +68,7 @@ def train_tiny(
     config: TrainingConfig,
     batches: type[FakeBatches] = FakeBatches,
     engine_type: type[DeepSpeedEngine] = DeepSpeedEngine,
+    validator: Validator | None = None,
     **options: Any,
 ) -> tuple[dict[str, Tensor] | None, TrainingResult]:
     ranks = Ranks.current()
@@ -79,6 +88,7 @@ def train_tiny(
             config,
             reporter=Listener(),
             checkpoints=checkpoints,
+            validator=validator,
         )
     return engine.full_weights(), result
 
@@ -119,6 +129,44 @@ def agree_with_torch() -> None:
     _, coarse = train_tiny(a_config(precision="bf16"))
     _, exact = train_tiny(a_config())
     assert coarse.history[-1]["loss"] == pytest.approx(exact.history[-1]["loss"], rel=0.02)
+
+
+def keep_optimizers_in_memory() -> None:
+    for stage in (2, 3):
+        config = a_config(zero_stage=stage, micro_batch=1, offload_optimizer=True)
+        assert_agrees_with_torch(config, FakeBatches)
+
+
+def measure_held_out_samples(folder: str) -> None:
+    plan = Validation(every=2, best="off")
+    plain, _ = alone(a_config(micro_batch=1))
+    reference = Validator(FakeBatches(micro_batch=1), plan, prompts(), ANSWERS)
+    for stage in (0, 2, 3):
+        config = a_config(zero_stage=stage, micro_batch=1, validation=plan)
+        ranks = Ranks.current()
+        own = FakeBatches(rank=ranks.rank, size=ranks.size, micro_batch=1)
+        weights, result = train_tiny(
+            config, validator=Validator(own, plan, prompts(), ANSWERS), store=f"{folder}/{stage}"
+        )
+        losses = [
+            point["validation_loss"] for point in result.history if "validation_loss" in point
+        ]
+        shares = [p["degenerate_answers"] for p in result.history if "degenerate_answers" in p]
+        assert len(losses) == len(shares) == 2
+        if weights is None:
+            continue
+        for name, weight in plain.items():
+            torch.testing.assert_close(weights[name], weight, atol=2e-5, rtol=1e-4)
+        model = tiny_llava()
+        model.load_state_dict(weights)
+        engine = TorchEngine(model, config, ranks=Ranks())
+        assert reference.loss(engine) == pytest.approx(losses[-1], rel=1e-5)
+        assert reference.degenerate_share(engine) == shares[-1]
+
+
+def prompts() -> dict[str, Tensor]:
+    batch = collate([sample(number, answers=0) for number in range(90, 94)])
+    return {name: value for name, value in batch.items() if name not in ("labels", "token_kinds")}
 
 
 def train_text_beside_images() -> None:
@@ -243,6 +291,14 @@ def test_a_bad_batch_is_left_out_or_rolled_back_in_every_zero_stage(tmp_path: Pa
 
 def test_every_zero_stage_agrees_with_one_torch_process(tmp_path: Path) -> None:
     run_on_ranks(agree_with_torch, 2, tmp_path)
+
+
+def test_optimizer_states_kept_in_memory_change_no_update(tmp_path: Path) -> None:
+    run_on_ranks(keep_optimizers_in_memory, 2, tmp_path)
+
+
+def test_ranks_measure_held_out_samples_together_in_every_zero_stage(tmp_path: Path) -> None:
+    run_on_ranks(measure_held_out_samples, 2, tmp_path, str(tmp_path))
 
 
 def test_a_rank_with_only_text_trains_beside_one_with_images(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ A checkpoint is a folder of files from all ranks and one ``manifest.json``, writ
 create-only, with the size and SHA-256 of every file. What has no manifest was never finished.
 """
 
-import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -122,11 +121,11 @@ class Checkpoints:
         """Write every rank's files on its own machine and upload them in a thread."""
         assert self._pending is None, "the checkpoint before was not finished"
         name = self.ranks.from_first(self._free_name(step) if self.ranks.is_first else "")
-        folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
+        folder = tempfile.TemporaryDirectory(prefix="checkpoint-", ignore_cleanup_errors=True)
         try:
-            write(folder)
+            write(Path(folder.name))
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.cleanup()
             raise
         upload = Upload(self.objects, name, folder)
         self._pending = _Pending(upload, step, layout, frozenset(protected))

@@ -1,7 +1,7 @@
 """Files that travel into a store while training goes on."""
 
-import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Protocol
 
@@ -44,7 +44,7 @@ class Objects(Protocol):
 
 
 class Upload:
-    """A folder on its way; it is removed in the end.
+    """A folder on its way; it is removed in the end, at the latest with the process.
 
     Args:
         objects: Where to.
@@ -52,7 +52,7 @@ class Upload:
         folder: Holds files only.
     """
 
-    def __init__(self, objects: Objects, name: str, folder: Path) -> None:
+    def __init__(self, objects: Objects, name: str, folder: "TemporaryDirectory[str]") -> None:
         self.name = name
         self._objects, self._folder = objects, folder
         self._stored: dict[str, tuple[int, str]] = {}
@@ -73,10 +73,10 @@ class Upload:
 
     def _run(self) -> None:
         try:
-            for file in sorted(self._folder.iterdir()):
+            for file in sorted(Path(self._folder.name).iterdir()):
                 record = self._objects.upload(file, f"{self.name}/{file.name}")
                 self._stored[file.name] = record.size, record.sha256
         except Exception as error:  # noqa: BLE001 - it is for the training to judge
             self._fault = f"{type(error).__name__}: {error}"
         finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.cleanup()

@@ -1,4 +1,7 @@
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ from tests.workloads.training.test_loop import (
 from tests.workloads.training.tiny import Listener
 from workloads.training import Checkpoints, Ranks
 from workloads.training.checkpoints.folder import FolderObjects
+
+ROOT = Path(__file__).parents[4]
 
 
 def corrupt(path: Path) -> None:
@@ -205,3 +210,36 @@ def test_a_local_folder_keeps_checkpoints_as_a_store_does(tmp_path: Path) -> Non
     assert seen == ["state"]
     assert not store.objects.create("c/w/000000003-001/manifest.json", b"another")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c"]
+
+
+DIES_WHILE_UPLOADING = """
+import time
+from pathlib import Path
+from workloads.training import Checkpoints, Ranks
+from workloads.training.checkpoints.folder import FolderObjects
+
+class Slow(FolderObjects):
+    def upload(self, local, path):
+        time.sleep(60)
+
+store = Checkpoints(
+    objects=Slow(Path("store")), prefix="training", writer="first", ranks=Ranks(), warn=print
+)
+store.save(1, "x", lambda folder: (folder / "state").write_text("state") and None)
+raise SystemExit("the training fails")
+"""
+
+
+def test_a_process_that_fails_during_an_upload_leaves_no_file_either(tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    failed = subprocess.run(
+        [sys.executable, "-c", DIES_WHILE_UPLOADING],
+        cwd=tmp_path,
+        env=os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert failed.stderr.strip().endswith("the training fails")
+    assert not list(temporary.glob("checkpoint-*"))
