@@ -115,9 +115,11 @@ class Proxy(Section):
 
 
 class EarlyStopping(Section):
-    """Asynchronous successive halving on the fine-tuning loss (ASHA, arXiv 1810.05934)."""
+    """Asynchronous successive halving on the fine-tuning loss (arXiv 1810.05934)."""
 
-    method: Literal["asha"]
+    method: Literal["asha", "hyperband"]
+    """``hyperband`` is several brackets of ASHA, of which some make their first comparison later,
+    in case early losses mislead."""
     grace: Positive = 50
     """Optimizer steps before the first comparison; the loss is the mean of so many steps."""
     reduction: Annotated[int, Field(ge=2)] = 3

@@ -11,7 +11,6 @@ from typing import Any
 import ray
 from pydantic import ValidationError
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from orchestrator.durable import StepContext, run_identity
 from orchestrator.launch import Launch, assemble
@@ -19,6 +18,7 @@ from orchestrator.pipeline import needed_for
 from orchestrator.recipe import Recipe
 from orchestrator.search_space import Sweep
 from orchestrator.sweep.errors import AllTrialsFailedError, NothingFeasibleError, TrialLostError
+from orchestrator.sweep.halving import halving
 from orchestrator.sweep.journal import Journal, TrialRecord
 from orchestrator.sweep.launching import MEASURED, trials_at_once
 from orchestrator.sweep.page import render
@@ -117,16 +117,17 @@ class Searching:
     def _fit(self, searcher: JournalSearcher, at_once: int) -> str:
         """Let Ray Tune run the trials; returns why the first of those was lost that were."""
         os.environ.update(_TUNE_SETTINGS)
+        early = self._sweep.early_stopping
         with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
             tuner = tune.Tuner(
                 Trial,
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
-                    scheduler=_scheduler(self._sweep, self._steps, self._journal.trials),
+                    scheduler=halving(early, self._steps, self._journal.trials) if early else None,
                     num_samples=max(self._sweep.trials, len(self._journal.trials)),
                     max_concurrent_trials=at_once,
                     # A stopped trial has to end at once, not when its actor is needed again.
-                    reuse_actors=self._sweep.early_stopping is None,
+                    reuse_actors=early is None,
                 ),
                 run_config=tune.RunConfig(
                     name=self._context.run_id,
@@ -224,36 +225,6 @@ class Searching:
             refused=refused,
             sensitivity=found,
         )
-
-
-def _scheduler(sweep: Sweep, steps: int, trials: Sequence[TrialRecord]) -> TrialScheduler | None:
-    """ASHA, if it is asked for, which knows the losses of trials that ended before."""
-    early = sweep.early_stopping
-    if early is None:
-        return None
-    asha = ASHAScheduler(
-        time_attr="step",
-        metric="loss",
-        mode="min",
-        # Above the last step, so that it never ends a trial that is about to finish.
-        max_t=steps + 1,
-        grace_period=early.grace,
-        reduction_factor=early.reduction,
-    )
-    for trial in trials:
-        known: Any = _Known(f"known-{trial.number}")
-        controller: Any = None
-        asha.on_trial_add(controller, known)
-        for step, loss in trial.reports:
-            asha.on_trial_result(controller, known, {"step": step, "loss": loss})
-    return asha
-
-
-class _Known:
-    """A trial of an earlier search, as a scheduler sees one."""
-
-    def __init__(self, trial_id: str) -> None:
-        self.trial_id = trial_id
 
 
 def _tracked(launch: Launch, sweep_id: str, trial: TrialRecord) -> TrackedRun:
