@@ -79,7 +79,7 @@ def _base_model(launch: Launch) -> External:
 
 def trials_at_once(sweep: Sweep, steps: Sequence[Step], cluster: Mapping[str, float]) -> int:
     """How many trials a cluster with these resources has room for: each may run its widest step."""
-    widest = _widest(steps)
+    widest = widest_step(steps)
     rooms = [
         cluster.get(name, 0.0) // needed
         for name, needed in (("CPU", widest.all_cpus), ("GPU", widest.all_gpus))
@@ -90,10 +90,11 @@ def trials_at_once(sweep: Sweep, steps: Sequence[Step], cluster: Mapping[str, fl
 
 def _room_for_a_trial(launch: Launch) -> Resources:
     """What the widest step of a trial takes, so that a cluster that is too small is named."""
-    widest = _widest(launch.steps)
+    widest = widest_step(launch.steps)
     return Resources(cpus=0, worker_cpus=widest.all_cpus, worker_gpus=widest.all_gpus)
 
 
-def _widest(steps: Sequence[Step]) -> Resources:
+def widest_step(steps: Sequence[Step]) -> Resources:
+    """What the step takes that takes most."""
     needs = [step.resources for step in steps]
     return max(needs, key=lambda each: (each.all_gpus, each.all_cpus))

@@ -9,27 +9,25 @@ from functools import partial
 from typing import Any
 
 import ray
-from pydantic import ValidationError
 from ray import tune
 
-from orchestrator.durable import StepContext, run_identity
+from orchestrator.durable import StepContext
 from orchestrator.launch import Launch, assemble
 from orchestrator.pipeline import needed_for
 from orchestrator.recipe import Recipe
-from orchestrator.search_space import Sweep
 from orchestrator.sweep.errors import AllTrialsFailedError, NothingFeasibleError, TrialLostError
 from orchestrator.sweep.halving import halving
 from orchestrator.sweep.journal import Journal, TrialRecord
+from orchestrator.sweep.judge import Judge
 from orchestrator.sweep.launching import MEASURED, trials_at_once
 from orchestrator.sweep.page import render
 from orchestrator.sweep.prediction import Prompt, predict
 from orchestrator.sweep.result import SweepResult, sum_up
-from orchestrator.sweep.searcher import JournalSearcher, Verdict
+from orchestrator.sweep.searcher import JournalSearcher
 from orchestrator.sweep.sensitivity import sensitivities
 from orchestrator.sweep.trial import Order, Trial
-from orchestrator.sweep.values import active, overrides, trial_recipe
+from orchestrator.sweep.values import overrides
 from orchestrator.tracking import TrackedRun
-from workloads.arank import ARankError
 from workloads.evaluation import DecoderShape
 
 _LOST = 3
@@ -88,7 +86,7 @@ class Searching:
     ) -> None:
         assert recipe.sweep is not None
         self._recipe, self._sweep, self._context = recipe, recipe.sweep, context
-        self._predict = partial(predict, shape=shape, prompts=prompts)
+        self._judge = Judge(recipe, partial(predict, shape=shape, prompts=prompts))
         self._journal = Journal(context.store, context.run_id)
 
     def run(self, start: Mapping[str, Any]) -> SweepResult:
@@ -99,7 +97,7 @@ class Searching:
         searcher = JournalSearcher(
             self._sweep,
             self._journal,
-            judge=self._judge,
+            judge=lambda number, drawn: self._judge.judge(number, drawn, self._journal.trials),
             order=partial(self._order, start=start, at_once=at_once),
             tell=self._tell,
         )
@@ -145,35 +143,8 @@ class Searching:
     def _steps(self) -> int:
         return self._sweep.proxy.steps or self._recipe.finetune.steps
 
-    def _judge(self, number: int, drawn: dict[str, Any]) -> Verdict:
-        """Whether values are new, taken by the recipe and, as far as can be told, feasible."""
-        values = active(self._recipe, drawn)
-        try:
-            recipe = self._trial_recipe(values)
-            predicted = self._predicted(recipe)
-        except (ValidationError, ValueError, ARankError) as error:
-            return Verdict(trial=None, reason=f"the recipe refuses them: {error}")
-        for bound in self._sweep.bounds:
-            if predicted and bound.metric in predicted and bound.violation(predicted) > 0:
-                return Verdict(trial=None, reason=f"not {bound}, as closed form has it")
-        run_id = run_identity(recipe.name, recipe.identity())
-        if any(trial.run_id == run_id for trial in self._journal.trials):
-            return Verdict(trial=None)
-        return Verdict(
-            trial=TrialRecord(
-                number=number, run_id=run_id, values=values, predicted=predicted or {}
-            )
-        )
-
-    def _predicted(self, recipe: Recipe) -> dict[str, float] | None:
-        same = recipe.model == self._recipe.model and recipe.data == self._recipe.data
-        return self._predict(recipe) if same else None
-
-    def _trial_recipe(self, values: Mapping[str, Any]) -> Recipe:
-        return trial_recipe(self._recipe, {**values, **self._sweep.proxy.values})
-
     def _order(self, trial: TrialRecord, *, start: Mapping[str, Any], at_once: int) -> Order:
-        recipe = self._trial_recipe(trial.values)
+        recipe = self._judge.recipe_of(trial.values)
         launch = assemble(recipe, self._context.store)
         early = self._sweep.early_stopping
         given = overrides({**trial.values, **self._sweep.proxy.values})

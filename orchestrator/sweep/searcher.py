@@ -3,25 +3,16 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ray.tune.search import Searcher
 
 from orchestrator.search_space import Sweep
 from orchestrator.sweep.journal import Journal, TrialRecord
+from orchestrator.sweep.judge import Verdict
 from orchestrator.sweep.suggest import suggest
 from orchestrator.sweep.trial import Order
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
-    """What is thought of values before they are tried."""
-
-    trial: TrialRecord | None
-    """The trial that they would be; None if they are refused."""
-    reason: str = ""
-    """Why they are refused; empty if they were tried before."""
 
 
 class JournalSearcher(Searcher):

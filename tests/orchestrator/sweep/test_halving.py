@@ -5,7 +5,8 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.search_space import EarlyStopping
-from orchestrator.sweep.halving import Halving, bracket_of, halving, shares
+from orchestrator.sweep.brackets import bracket_of, shares
+from orchestrator.sweep.halving import Halving, halving
 from tests.orchestrator.sweep.examples import trial
 
 HYPERBAND = EarlyStopping(method="hyperband", grace=1, reduction=3)

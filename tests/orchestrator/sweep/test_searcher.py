@@ -7,7 +7,8 @@ from ray.tune.search import Searcher
 
 from orchestrator.durable import open_store
 from orchestrator.sweep.journal import Journal, TrialRecord
-from orchestrator.sweep.searcher import JournalSearcher, Verdict
+from orchestrator.sweep.judge import Verdict
+from orchestrator.sweep.searcher import JournalSearcher
 from tests.orchestrator.sweep.examples import RATIO, figures, sweep_with
 
 GRID = {RATIO: {"choice": [0.4, 0.5, 0.6]}}
