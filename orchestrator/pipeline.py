@@ -136,7 +136,11 @@ def _data(recipe: Recipe, fingerprints: Fingerprints) -> Step:
 def _training(
     name: str, function: str, recipe: Recipe, training: Training, model: str | External
 ) -> Step:
-    settings = {"checkpoint_every": training.checkpoint_every, **recipe.workers.model_dump()}
+    settings = {
+        "checkpoint_every": training.checkpoint_every,
+        "system_metrics": recipe.tracking.system_metrics,
+        **recipe.workers.model_dump(),
+    }
     return Step(
         name=name,
         function=function,

@@ -344,6 +344,8 @@ class Tracking(Section):
     uri: str | None = None
     """MLflow's tracking URI; by default ``mlflow.db`` beside a local store."""
     experiment: str = "gammaray"
+    system_metrics: bool = True
+    """Whether trainings tell how busy their machines are: CPU, memory, disk, network, GPUs."""
 
 
 class Recipe(Section):

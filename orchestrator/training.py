@@ -164,6 +164,7 @@ def _job(context: StepContext, config: TrainingConfig, *, threads: int) -> Train
         reporter=context.reporter,
         threads=threads,
         stop_at_s=context.stop_at_s,
+        watches_machines=bool(context.settings.get("system_metrics", False)),
         hears_of_preemption=_has_several_nodes(),
     )
 

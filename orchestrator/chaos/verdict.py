@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.artifacts.manifest import committed_for
 from orchestrator.chaos.processes import marked
 from orchestrator.durable import Store, read_status
+from orchestrator.durable.events import BY_TIME
 
 GRACE_S = 240.0
 """How long processes may take to notice that their driver is gone: Ray Train's agents, minutes."""
@@ -96,7 +97,8 @@ def _tracked(uri: str) -> tuple[Counter[str], Counter[str], Counter[str]]:
     for run in _all(lambda token: client.search_runs(experiments, page_token=token)):
         name = run.info.run_name
         runs[f"{name} {run.info.status}"] += 1
-        for metric in run.data.metrics:
+        # How busy a machine was, and when, is never the same twice.
+        for metric in (each for each in run.data.metrics if not each.startswith(BY_TIME)):
             for point in client.get_metric_history(run.info.run_id, metric):
                 points[f"{name} {metric} {point.step}"] += 1
     for version in _all(lambda token: client.search_model_versions(page_token=token)):

@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from orchestrator.durable.failures import Failure
 
 
+BY_TIME = "system/"
+"""How metrics start that belong to a second since 1970 and not to a step, as MLflow has it."""
+
+
 class Reporter(Protocol):
     """What a step may say while it runs; the same shape as ``workloads.reporting.Reporter``."""
 

@@ -37,6 +37,9 @@ class TrainingJob:
     stop_at_s: float | None = None
     """When to save and stop, in seconds since the epoch."""
 
+    watches_machines: bool = False
+    """Whether it is told how busy each machine is."""
+
     hears_of_preemption: bool = False
     """Whether Ray Train watches for machines that are about to be taken away."""
 

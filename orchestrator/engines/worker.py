@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from orchestrator.engines.deepspeed import DeepSpeedEngine
 from orchestrator.engines.job import TrainingJob
+from orchestrator.engines.machine import Watch, node_name
 from orchestrator.scratch import scratch
 from workloads.training import Ranks
 from workloads.training.session import Session
@@ -38,7 +40,7 @@ def train_worker(job: TrainingJob) -> dict[str, Any]:
         # Ray's notices are for all workers together.
         job = replace(job, hears_of_preemption=False)
     try:
-        with scratch() as folder:
+        with scratch() as folder, _watch(job):
             return _train(job, Ranks.current(), folder)
     finally:
         dist.destroy_process_group()
@@ -75,6 +77,15 @@ def _join_process_group(size: int) -> bool:
         backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT
     )
     return True
+
+
+def _watch(job: TrainingJob) -> AbstractContextManager[object]:
+    """On one rank of each machine: tell how busy it is."""
+    context = ray.train.get_context()
+    if not job.watches_machines or context.get_local_rank() != 0:
+        return nullcontext()
+    is_alone = context.get_local_world_size() == context.get_world_size()
+    return Watch(job.reporter, node="" if is_alone else node_name())
 
 
 def _train(job: TrainingJob, ranks: Ranks, scratch: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from orchestrator.durable.events import BY_TIME
 from orchestrator.tracking.database import create_database
 from orchestrator.tracking.location import artifact_location, public, sqlite_file
 from orchestrator.tracking.names import TAG_LENGTH, clean_key, cut
@@ -208,7 +209,9 @@ class Records:
             keys = self._run(run_id).data.metrics
             steps = {
                 key: {metric.step for metric in self.client.get_metric_history(run_id, key)}
+                # Points that tell the time of a machine are many, and never repeated.
                 for key in keys
+                if not key.startswith(BY_TIME)
             }
             self._logged[run_id] = defaultdict(set, steps)
         return self._logged[run_id]

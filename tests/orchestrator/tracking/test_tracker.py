@@ -94,7 +94,7 @@ def test_a_resumed_run_writes_into_the_same_runs_and_no_point_twice(
     track: Track, uri: str, commit: Commit
 ) -> None:
     ids: set[frozenset[str]] = set()
-    for last in (3, 5):
+    for last in (2, 3, 5):
         tracker = track()
         tracker.step_started("finetune-mod", 1, ("new",))
         for step in range(1, last + 1):
@@ -133,6 +133,28 @@ def test_a_request_whose_answer_was_lost_is_repeated_and_no_point_appears_twice(
     assert not tracker.close("FINISHED", timeout_s=300.0)
     assert "does not answer" in told[0]
     assert steps(uri, runs(uri)["align"], "loss") == [1]
+
+
+def test_the_state_of_a_machine_is_told_by_the_second_and_a_resumed_run_goes_on_with_it(
+    track: Track, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    history = MlflowClient.get_metric_history
+
+    def noting(client: MlflowClient, run_id: str, key: str) -> Any:
+        read.append(key)
+        return history(client, run_id, key)
+
+    for second in (1_000, 1_010):
+        monkeypatch.setattr(MlflowClient, "get_metric_history", noting)
+        tracker = track()
+        tracker.step_started("align", 1, ())
+        tracker.metrics("align", 1, {"loss": 0.5})
+        tracker.metrics("align", second, {"system/cpu_utilization_percentage": 50.0})
+        assert not tracker.close("KILLED", timeout_s=300.0)
+    monkeypatch.undo()
+    assert steps(uri, runs(uri)["align"], "system/cpu_utilization_percentage") == [1_000, 1_010]
+    assert set(read) == {"loss"}, "a history that cannot repeat was read"
 
 
 def test_a_step_whose_end_was_not_recorded_is_completed_when_it_is_reused(
