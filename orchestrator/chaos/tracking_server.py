@@ -16,10 +16,19 @@ _PATIENCE_S = 120.0
 
 
 class TrackingServer:
-    """``mlflow server`` over a sqlite database in ``folder``."""
+    """``mlflow server`` over a database.
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    Args:
+        folder: For what it says, its files and, as a rule, the database.
+        environment: Of its process.
+        database: Address of the database; by default of one of sqlite in ``folder``.
+    """
+
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str], *, database: str | None = None
+    ) -> None:
         self._folder, self._environment = folder, environment
+        self._database = database or f"sqlite:///{folder}/mlflow.db"
         self._port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -35,7 +44,7 @@ class TrackingServer:
             PreflightError: If it does not.
         """
         command = [sys.executable, "-m", "mlflow", "server", "--port", str(self._port)]
-        command += ["--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db"]
+        command += ["--backend-store-uri", self._database]
         command += ["--artifacts-destination", str(self._folder / "artifacts"), "--workers", "1"]
         with (self._folder / "server.log").open("ab") as output:
             self._process = subprocess.Popen(
