@@ -195,10 +195,12 @@ class Noticeboard:
 def _new_board(name: str) -> Any:  # noqa: ANN401 - Ray's handle type
     """The board of this process's connection to Ray, which ends with it: it takes 1 s to start.
 
-    On the driver's node, so that no other node's death costs what was said.
+    On the driver's node, so that no other node's death costs what was said. An actor that needs
+    nothing is placed by a random node, and one that has just joined does not know this one yet: it
+    keeps the actor. What needs a byte of memory is placed by the driver's node.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
+    options = {"num_cpus": 0, "memory": 1, "max_restarts": -1, "scheduling_strategy": here}
     return ray.remote(Noticeboard).options(name=name, **options).remote()
 
 
