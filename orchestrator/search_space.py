@@ -16,7 +16,13 @@ Metric = Literal["accuracy", "accuracy_drop", "tflops", "kv", "prefill"]
 """What a constraint may bound: also the points of accuracy lost against the dense twin."""
 
 _CONSTRAINT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*(%?)\s*")
-_POSSIBLE = {"accuracy": (0.0, 1.0), "tflops": (0.0, 1.0), "kv": (0.0, 1.0), "prefill": (0.0, inf)}
+_POSSIBLE = {
+    "accuracy": (0.0, 1.0),
+    "accuracy_drop": (-100.0, 100.0),
+    "tflops": (0.0, 1.0),
+    "kv": (0.0, 1.0),
+    "prefill": (0.0, inf),
+}
 """Between which values a metric can be; a bound that asks for more can never hold."""
 
 
@@ -31,6 +37,16 @@ class Parameter(Section):
     """The same, evenly over orders of magnitude."""
     integers: tuple[int, int] | None = Field(default=None, alias="int")
     """A whole number, both ends included."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_section(cls, value: object) -> object:
+        if not isinstance(value, dict | Parameter):
+            raise ValueError(  # noqa: TRY004 - pydantic passes on a ValueError only
+                f"expected values to try, such as {{choice: [...]}} or {{uniform: [low, high]}}, "
+                f"got {value!r}"
+            )
+        return value
 
     @model_validator(mode="after")
     def _is_one_range(self) -> "Parameter":

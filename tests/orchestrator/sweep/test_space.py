@@ -30,6 +30,7 @@ METHODS = {
         ({RATIO: {"uniform": [0.0, 0.5]}}, r"refuses 0\.0: .*greater than"),
         ({RATIO: {"uniform": [0.9, 0.5]}}, "the low end must be below the high one"),
         ({RATIO: {"choice": []}}, "choice is empty"),
+        ({RATIO: 0.5}, r"expected values to try, such as \{choice: .*got 0\.5"),
         ({RATIO: {"loguniform": [0.0, 0.5]}}, "numbers above 0"),
         ({RATIO: {"choice": [0.5], "uniform": [0.2, 0.5]}}, "expected one of choice, uniform"),
         ({RATIO: {"unifrom": [0.2, 0.5]}}, "unknown key; did you mean 'uniform'"),
@@ -50,6 +51,7 @@ def test_a_space_that_does_not_fit_is_refused_before_anything_starts(
         ({"constraints": ["speed <= 0.6"]}, "the metric one of accuracy, accuracy_drop, tflops"),
         ({"constraints": ["tflops <= 0"]}, "can never hold: tflops is between 0 and 1"),
         ({"constraints": ["accuracy >= 80"]}, "can never hold: accuracy is between 0 and 1"),
+        ({"constraints": ["accuracy_drop <= -200"]}, "accuracy_drop is between -100 and 100"),
         (
             {"constraints": ["tflops <= 60 %", "TFLOPs >= 0.7"]},
             "tflops >= 0.7 and tflops <= 0.6 contradict each other",
