@@ -70,7 +70,7 @@ class Watch:
     Args:
         reporter: Who is told.
         node: Name of the machine among several; empty if there is only one.
-        meter: What is read.
+        meter: What is read; by default a `Machine`.
         every_s: Seconds between two readings.
     """
 
@@ -84,7 +84,7 @@ class Watch:
     ) -> None:
         self._reporter, self._every_s = reporter, every_s
         self._prefix = f"{BY_TIME}{node}/" if node else BY_TIME
-        self._meter = meter or Machine()
+        self._meter = meter
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="machine-watch", daemon=True)
 
@@ -97,18 +97,20 @@ class Watch:
         self._thread.join()
 
     def _watch(self) -> None:
-        began = time.monotonic()
         try:
+            # Made here: psutil remembers for each thread what it counted last.
+            meter = self._meter or Machine()
+            began = time.monotonic()
             while not self._ended.wait(self._every_s):
-                self._tell()
+                self._tell(meter)
                 began = time.monotonic()
             if time.monotonic() - began > _WORTH_TELLING_S:
-                self._tell()
+                self._tell(meter)
         except Exception as error:  # noqa: BLE001 - must never stop a training
             self._reporter.message(f"the machine is not watched any more: {error}")
 
-    def _tell(self) -> None:
-        values = {f"{self._prefix}{name}": value for name, value in self._meter.read().items()}
+    def _tell(self, meter: Meter) -> None:
+        values = {f"{self._prefix}{name}": value for name, value in meter.read().items()}
         self._reporter.metrics(int(time.time()), values)
 
 

@@ -1,4 +1,5 @@
 import sys
+import threading
 from collections.abc import Mapping
 from queue import SimpleQueue
 from types import SimpleNamespace
@@ -75,6 +76,21 @@ def test_a_single_machine_needs_no_name() -> None:
     with Watch(told, meter=Constant(), every_s=0.01):
         _, values = told.points.get(timeout=PATIENCE_S)
     assert list(values) == ["system/cpu_utilization_percentage"]
+
+
+def test_cpu_time_is_counted_from_the_start_of_the_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+
+    def counting() -> float:
+        threads.append(threading.get_ident())
+        return 50.0
+
+    monkeypatch.setattr("psutil.cpu_percent", counting)
+    told = Told()
+    with Watch(told, every_s=0.01):
+        told.points.get(timeout=PATIENCE_S)
+    assert len(threads) >= 2
+    assert len(set(threads)) == 1, "psutil counts for each thread from its own first call"
 
 
 def test_a_machine_that_cannot_be_read_stops_nothing() -> None:
