@@ -7,6 +7,8 @@ from orchestrator.durable import Store, open_store
 from orchestrator.errors import PreflightError
 from orchestrator.launch import Launch, prepare, store_url
 from orchestrator.ownership.epochs import newest_epoch
+from orchestrator.tracking import TrackingError, check_reachable, resolve_tracking_uri
+from orchestrator.tracking.location import sqlite_file
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +34,30 @@ def add_store(parser: argparse.ArgumentParser) -> None:
         "(default: $GAMMARAY_STORE, or ~/.gammaray)",
     )
     add_json_flag(parser)
+
+
+def add_tracking(parser: argparse.ArgumentParser) -> None:
+    """MLflow, by its own address or beside the store, and JSON output."""
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow (default: mlflow.db in a local store)"
+    )
+    add_store(parser)
+
+
+def tracking_uri_of(args: argparse.Namespace) -> str:
+    """Where MLflow is; nothing is made there.
+
+    Raises:
+        TrackingError: If it cannot be reached, or there is no such database.
+    """
+    uri = resolve_tracking_uri(args.tracking_uri, url_of(args))
+    check_reachable(uri)
+    database = sqlite_file(uri)
+    if database is not None and not database.exists():
+        raise TrackingError(
+            uri, "there is no such database; give the --store or --tracking-uri of the run"
+        )
+    return uri
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

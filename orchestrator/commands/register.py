@@ -11,14 +11,13 @@ import yaml
 from pydantic import ValidationError
 from rich.table import Table
 
-from orchestrator.commands.arguments import add_store, url_of
+from orchestrator.commands.arguments import add_tracking, tracking_uri_of
 from orchestrator.commands.output import console_for, print_json
 from orchestrator.errors import RecipeError
 from orchestrator.recipe import Promotion
 from orchestrator.secrets import without_credentials
-from orchestrator.tracking import TrackingError, check_reachable, public, resolve_tracking_uri
+from orchestrator.tracking import public
 from orchestrator.tracking.errors import TrackingAwayError
-from orchestrator.tracking.location import sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,15 +54,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="values in place of the rule's that the version was registered with, such as "
         "against_champion=false",
     )
-    parser.add_argument(
-        "--tracking-uri", metavar="URI", help="MLflow (default: mlflow.db in a local store)"
-    )
-    add_store(parser)
+    add_tracking(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
     """Do it; 1 if a promotion was refused."""
-    uri = _tracking_uri(args)
+    uri = tracking_uri_of(args)
     from orchestrator.registry import telling_when_away
 
     try:
@@ -87,10 +83,10 @@ def _act(args: argparse.Namespace, uri: str) -> int:
 
 
 def _promote(client: "MlflowClient", uri: str, args: argparse.Namespace) -> int:
-    from orchestrator.registry import Promoter, Verdict
+    from orchestrator.registry import Promoter, Verdict, version_of
 
     promoter = Promoter(client, uri, args.name)
-    version = _version(client, args.name, args.promote)
+    version = version_of(client, args.name, args.promote)
     rule = _rule(promoter.rule_of(version), args.rule, args.name)
     decision = promoter.consider(version, rule, may_move=True, is_by_hand=True)
     if args.json:
@@ -102,9 +98,9 @@ def _promote(client: "MlflowClient", uri: str, args: argparse.Namespace) -> int:
 
 
 def _roll_back(client: "MlflowClient", uri: str, args: argparse.Namespace) -> int:
-    from orchestrator.registry import Promoter
+    from orchestrator.registry import Promoter, aliases_of
 
-    _aliases(client, args.name)
+    aliases_of(client, args.name)
     done = Promoter(client, uri, args.name).roll_back()
     if args.json:
         print_json({"name": done.name, "champion": done.version, "instead_of": done.instead_of})
@@ -115,14 +111,14 @@ def _roll_back(client: "MlflowClient", uri: str, args: argparse.Namespace) -> in
 
 
 def _export(client: "MlflowClient", uri: str, args: argparse.Namespace) -> int:
-    from orchestrator.registry import RegistryError
+    from orchestrator.registry import RegistryError, aliases_of, version_of
     from orchestrator.registry.files import MODEL, fetch
 
     target: Path = args.export
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise RegistryError(args.name, f"{target} is there already; give a new or an empty folder")
-    aliases = _aliases(client, args.name)
-    version = aliases.get("champion") or _version(client, args.name, _LATEST)
+    aliases = aliases_of(client, args.name)
+    version = aliases.get("champion") or version_of(client, args.name, _LATEST)
     with tempfile.TemporaryDirectory(prefix="gammaray-") as scratch:
         found = client.get_model_version(args.name, version)
         folder = fetch(client, uri, found, MODEL, Path(scratch))
@@ -136,7 +132,9 @@ def _export(client: "MlflowClient", uri: str, args: argparse.Namespace) -> int:
 
 
 def _show(client: "MlflowClient", args: argparse.Namespace) -> int:
-    aliases = _aliases(client, args.name)
+    from orchestrator.registry import aliases_of
+
+    aliases = aliases_of(client, args.name)
     found = client.search_model_versions(f"name = '{args.name}'")
     rows: list[dict[str, Any]] = [
         {
@@ -157,43 +155,6 @@ def _show(client: "MlflowClient", args: argparse.Namespace) -> int:
         table.add_row(row["version"], ", ".join(row["aliases"]), *told)
     console_for(args).print(table)
     return 0
-
-
-def _tracking_uri(args: argparse.Namespace) -> str:
-    """Where MLflow is; nothing is made there."""
-    uri = resolve_tracking_uri(args.tracking_uri, url_of(args))
-    check_reachable(uri)
-    database = sqlite_file(uri)
-    if database is not None and not database.exists():
-        raise TrackingError(
-            uri, "there is no such database; give the --store or --tracking-uri of the run"
-        )
-    return uri
-
-
-def _aliases(client: "MlflowClient", name: str) -> dict[str, str]:
-    from mlflow.exceptions import MlflowException
-
-    from orchestrator.registry import RegistryError
-
-    try:
-        model = client.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        raise RegistryError(name, "there is none of this name") from error
-    return {alias: str(version) for alias, version in model.aliases.items()}
-
-
-def _version(client: "MlflowClient", name: str, asked: str) -> str:
-    """A version by its number or its alias."""
-    from orchestrator.registry import RegistryError
-
-    aliases = _aliases(client, name)
-    if asked.isdecimal() or asked in aliases:
-        return aliases.get(asked, asked)
-    known = ", ".join(sorted(aliases)) or "none"
-    raise RegistryError(name, f"no version has the alias {asked!r}; the aliases are: {known}")
 
 
 def _rule(recorded: Promotion | None, overrides: Sequence[str], name: str) -> Promotion:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import ProcessorMixin
 
 from workloads.data.records import IMAGE_MARK, Turn
@@ -18,7 +19,7 @@ _SLOT = "\ue000{}\ue001"
 _SLOTS = re.compile("\ue000([0-9]+)\ue001")
 # Questions come back, in later epochs at the latest, and a template takes as long as an image.
 _REMEMBERED = 10_000
-_ROLES = {"human": "user", "gpt": "assistant"}
+_ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
 Message = dict[str, Any]
 _Shape = tuple[tuple[str, tuple[bool, ...]], ...]
@@ -87,7 +88,8 @@ class ChatTemplate:
         if shape not in self._plans:
             slotted = _with_slots(messages)
             full = self._template(slotted)
-            self._plans[shape] = tuple(_pieces(full, self._answers(slotted, full)))
+            answers = self._answers(slotted, full)
+            self._plans[shape] = tuple(_pieces(full, answers, _instructions(messages)))
         return self._plans[shape]
 
     def _answers(self, slotted: list[Message], full: str) -> list[tuple[int, int]]:
@@ -107,7 +109,11 @@ class ChatTemplate:
 
     def _template(self, messages: list[Message]) -> str:
         asks = messages[-1]["role"] == "user"
-        return str(self._processor.apply_chat_template(messages, add_generation_prompt=asks))
+        try:
+            return str(self._processor.apply_chat_template(messages, add_generation_prompt=asks))
+        except TemplateError as error:
+            reason = f"the chat template refuses the conversation: {error}"
+            raise DataError(type(self._processor).__name__, "", reason) from error
 
 
 def _to_message(turn: Turn) -> Message:
@@ -148,10 +154,20 @@ def _with_slots(messages: Sequence[Message]) -> list[Message]:
     return copies
 
 
-def _pieces(full: str, answers: Sequence[tuple[int, int]]) -> Iterator[_Piece]:
+def _instructions(messages: Sequence[Message]) -> frozenset[int]:
+    """Which of the texts stand in system messages."""
+    roles = [message["role"] for message in messages for _ in _text_parts([message])]
+    return frozenset(number for number, role in enumerate(roles) if role == "system")
+
+
+def _pieces(
+    full: str, answers: Sequence[tuple[int, int]], instructions: frozenset[int]
+) -> Iterator[_Piece]:
     cursor = 0
     for start, end in [*answers, (len(full), len(full))]:
-        yield from _asked(full[cursor:start])
+        for piece in _asked(full[cursor:start]):
+            is_told = piece.slot in instructions
+            yield replace(piece, kind=TokenKind.SYSTEM) if is_told else piece
         yield from _split(full[start:end], TokenKind.ANSWER, TokenKind.ANSWER)
         cursor = end
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 from workloads.errors import DataError
 
-Role = Literal["human", "gpt"]
+Role = Literal["human", "gpt", "system"]
 
 IMAGE_MARK = "<image>"
 
@@ -23,6 +23,7 @@ class Turn:
     """One utterance; every ``<image>`` mark in ``text`` stands for the next image."""
 
     role: Role
+    """``system`` in conversations that are served; datasets have the other two."""
     text: str
 
 
