@@ -14,6 +14,8 @@ from orchestrator.serving.source import Source
 
 _GOODBYE_S = 5.0
 """How long an answer may take to its end once the server is to stop."""
+_LOOK_S = 0.1
+"""How often a replica that is to stop looks whether it has nothing left to do."""
 
 
 @contextmanager
@@ -67,6 +69,7 @@ def _deploy(source: Source, options: ServeOptions, settings: AppSettings) -> Non
         # The next batch waits at the replica; what is beyond it goes to whoever is free first.
         max_ongoing_requests=2 * options.max_batch,
         graceful_shutdown_timeout_s=_GOODBYE_S,
+        graceful_shutdown_wait_loop_s=_LOOK_S,
     )(ModelReplica)
     gateway = serve.deployment(
         name="gateway",
@@ -74,6 +77,7 @@ def _deploy(source: Source, options: ServeOptions, settings: AppSettings) -> Non
         # Refusing is the gateway's own work, in the words that clients know.
         max_ongoing_requests=options.max_open + 1000,
         graceful_shutdown_timeout_s=_GOODBYE_S,
+        graceful_shutdown_wait_loop_s=_LOOK_S,
     )(Gateway)
     application = gateway.bind(model.bind(source, options), settings)
     try:

@@ -13,6 +13,7 @@ def test_help_names_every_verb_with_its_summary(capsys: pytest.CaptureFixture[st
     verbs = (
         "arank",
         "run",
+        "serve",
         "plan",
         "explain",
         "status",

@@ -83,11 +83,11 @@ def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
         )
+    assert process.stdout is not None
     server = Server(process, port, ray_folder)
     watchdog = threading.Timer(PATIENCE_S, process.kill)
     watchdog.start()
     try:
-        assert process.stdout is not None
         told = read_document(process)
         assert told == {"model": MODEL, "url": f"http://127.0.0.1:{port}"}, log.read_text()
         watchdog.cancel()
@@ -96,6 +96,7 @@ def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         watchdog.cancel()
         process.kill()
         process.wait()
+        process.stdout.close()
         for left in server.processes():
             left.kill()
         shutil.rmtree(ray_folder, ignore_errors=True)
