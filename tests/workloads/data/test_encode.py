@@ -221,6 +221,22 @@ def test_refuses_a_template_that_changes_words(processor: LlavaProcessor) -> Non
         Encoder(shouting).training(sample("Is there?", "yes"))
 
 
+def test_what_a_system_message_says_is_no_question(
+    encoder: Encoder, processor: LlavaProcessor
+) -> None:
+    turns = (Turn("system", "be brief"), Turn("human", "Is there a 7?"), Turn("gpt", ""))
+    assert runs(processor, encoder.prompt(Sample("s", (), turns, {}))) == [
+        ("SYSTEM", "<s><system>be brief<user>"),
+        ("QUESTION", "Is there a 7?<assistant>"),
+    ]
+
+
+def test_says_what_a_template_refuses(processor: LlavaProcessor) -> None:
+    strict = with_template(processor, "{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(DataError, match="refuses the conversation: roles must alternate"):
+        Encoder(strict).prompt(sample("hi", "yes"))
+
+
 def test_refuses_a_template_that_drops_images(processor: LlavaProcessor) -> None:
     blind = with_template(processor, LLAVA_15.replace("<image>\n", ""))
     with pytest.raises(DataError, match=r"'s': the chat template shows 0 of its 1 image"):
