@@ -17,6 +17,8 @@ from workloads.model_folder import open_model_folder
 
 MAX_PIXELS = 1 << 26
 """Of one image: a small file can hold more than memory does."""
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+"""Pillow has decoders of others that start programs, which is nothing for files of strangers."""
 
 
 class Engine:
@@ -87,13 +89,13 @@ def _decoded(image: EncodedImage) -> Image.Image:
         _check_size(image.content)
         return decode_image(image.content).convert("RGB")
     except UnidentifiedImageError as error:
-        raise _unreadable(image, "it is in no format that Pillow knows") from error
+        raise _unreadable(image, f"it is none of {', '.join(FORMATS)}") from error
     except (ValueError, OSError, Image.DecompressionBombError) as error:
         raise _unreadable(image, str(error)) from error
 
 
 def _check_size(content: bytes) -> None:
-    with Image.open(io.BytesIO(content)) as opened:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
         width, height = opened.size
     if width * height > MAX_PIXELS:
         raise ValueError(f"it has {width} x {height} pixels, more than {MAX_PIXELS} in all")

@@ -4,6 +4,10 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import ray
+from ray import serve
+from ray.exceptions import RayError
+
 from orchestrator.ray_connection import connect
 from orchestrator.serving.app import AppSettings
 from orchestrator.serving.errors import ServingError
@@ -34,9 +38,6 @@ def serving(
         RayUnavailableError: If Ray does not start, or does not answer.
         ServingError: If the cluster is too small or serves already, or the model does not load.
     """
-    import ray
-    from ray import serve
-
     was_connected = ray.is_initialized()
     connect(address, uses_gpus=options.gpus > 0)
     try:
@@ -44,12 +45,8 @@ def serving(
         _check_free()
         # Its lines tell of actors and routes, which is nothing to whoever wants an address.
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        serve.start(
-            proxy_location="HeadOnly",
-            http_options={"host": options.host, "port": options.port},
-            logging_config={"log_level": "WARNING", "enable_access_log": False},
-        )
         try:
+            _listen(options)
             _deploy(source, options, settings)
             yield
         finally:
@@ -59,15 +56,28 @@ def serving(
             ray.shutdown()
 
 
-def _deploy(source: Source, options: ServeOptions, settings: AppSettings) -> None:
-    from ray import serve
+def _listen(options: ServeOptions) -> None:
+    try:
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": options.host, "port": options.port},
+            logging_config={"log_level": "WARNING", "enable_access_log": False},
+        )
+    except (RayError, RuntimeError, TimeoutError) as error:
+        raise ServingError(
+            f"Ray Serve does not start at {options.host}:{options.port} ({error}); choose another "
+            "--port or --host, or see `gammaray doctor`"
+        ) from error
 
+
+def _deploy(source: Source, options: ServeOptions, settings: AppSettings) -> None:
     model = serve.deployment(
         name=MODEL,
         num_replicas=options.replicas,
         ray_actor_options={"num_cpus": options.cpus, "num_gpus": options.gpus},
         # The next batch waits at the replica; what is beyond it goes to whoever is free first.
         max_ongoing_requests=2 * options.max_batch,
+        max_constructor_retry_count=1,  # a model that does not load once never does
         graceful_shutdown_timeout_s=_GOODBYE_S,
         graceful_shutdown_wait_loop_s=_LOOK_S,
     )(ModelReplica)
@@ -83,12 +93,12 @@ def _deploy(source: Source, options: ServeOptions, settings: AppSettings) -> Non
     try:
         serve.run(application, name=APPLICATION, route_prefix="/")
     except RuntimeError as error:
-        raise ServingError(f"the model could not be loaded: {error}") from error
+        # Ray's text holds the traceback of the replica, whose last line is the error.
+        reason = str(error).strip().splitlines()[-1]
+        raise ServingError(f"the model could not be loaded: {reason}") from error
 
 
 def _check_room(options: ServeOptions) -> None:
-    import ray
-
     there = ray.cluster_resources()  # type: ignore[no-untyped-call]
     wanted = {"CPU": options.replicas * options.cpus, "GPU": options.replicas * options.gpus}
     for name, amount in wanted.items():
@@ -100,8 +110,6 @@ def _check_room(options: ServeOptions) -> None:
 
 
 def _check_free() -> None:
-    from ray import serve
-
     there = serve.status()
     if there.proxies or there.applications:
         what = ", ".join(sorted(there.applications)) or "nothing"

@@ -64,7 +64,8 @@ def test_a_batch_of_questions_is_answered_as_each_alone(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (ask(image=b"no image"), f"{FIELD}: the image cannot be read: it is in no format"),
+        (ask(image=b"no image"), f"{FIELD}: the image cannot be read: it is none of PNG, JPEG"),
+        (ask(image=b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "it is none of PNG"),
         (ask(image=png()[:60]), f"{FIELD}: the image cannot be read"),
         (ask("x" * 1100), "more than the limit of 1023"),
         (ask(temperature=9.0), "temperature: must be in"),
