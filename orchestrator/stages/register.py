@@ -44,7 +44,7 @@ def register(context: StepContext) -> None:
     card = model_card(subject)
     tracking_uri = str(context.settings["tracking_uri"])
     with telling_when_away(tracking_uri):
-        records = Records(tracking_uri, str(context.settings["experiment"]))
+        records = Records(tracking_uri, str(context.settings["experiment"]), context.store.url)
         registration = register_model(
             records,
             model.path / "model",

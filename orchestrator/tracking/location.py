@@ -12,6 +12,7 @@ from orchestrator.secrets import without_credentials
 from orchestrator.tracking.errors import TrackingAwayError, TrackingError
 
 _SQLITE = "sqlite:///"
+_FILES = "mlflow-artifacts"
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -35,10 +36,18 @@ def resolve_tracking_uri(configured: str | None, store_url: str) -> str:
     return f"{_SQLITE}{folder}/mlflow.db"
 
 
-def artifact_location(uri: str) -> str | None:
-    """Folder beside a sqlite database for the files of its runs; None where a server decides."""
+def artifact_location(uri: str, store_url: str) -> str | None:
+    """Where the files of a database's runs go; None where a server decides.
+
+    Beside a sqlite database. For a database on another machine that no MLflow server stands
+    before, in the store, which every machine of a run can reach.
+    """
     database = sqlite_file(uri)
-    return None if database is None else (database.parent / "mlflow-artifacts").as_uri()
+    if database is not None:
+        return (database.parent / _FILES).as_uri()
+    if urlsplit(uri).scheme.partition("+")[0] in _DATABASE_PORTS:
+        return f"{store_url.rstrip('/')}/{_FILES}"
+    return None
 
 
 def sqlite_file(uri: str) -> Path | None:

@@ -57,7 +57,7 @@ def open_client(uri: str) -> "MlflowClient":
     return MlflowClient(tracking_uri=uri)
 
 
-def open_experiment(client: "MlflowClient", uri: str, name: str) -> str:
+def open_experiment(client: "MlflowClient", uri: str, name: str, store_url: str) -> str:
     """Id of the experiment ``name``, created where it is missing.
 
     Raises:
@@ -67,7 +67,8 @@ def open_experiment(client: "MlflowClient", uri: str, name: str) -> str:
 
     found = client.get_experiment_by_name(name)
     if found is None:
-        return str(client.create_experiment(name, artifact_location=artifact_location(uri)))
+        location = artifact_location(uri, store_url)
+        return str(client.create_experiment(name, artifact_location=location))
     if found.lifecycle_stage != "active":
         raise TrackingError(
             public(uri),
@@ -83,6 +84,7 @@ class Records:
     Args:
         uri: Tracking URI.
         experiment: Name of the experiment; created where it is missing.
+        store_url: Of the store that keeps the results.
 
     Attributes:
         client: MLflow itself.
@@ -92,9 +94,9 @@ class Records:
         TrackingError: If the experiment has been deleted.
     """
 
-    def __init__(self, uri: str, experiment: str) -> None:
+    def __init__(self, uri: str, experiment: str, store_url: str) -> None:
         self.client = open_client(uri)
-        self.experiment_id = open_experiment(self.client, uri, experiment)
+        self.experiment_id = open_experiment(self.client, uri, experiment, store_url)
         self._logged: dict[str, dict[str, set[int]]] = {}
 
     def find(self, identity: Mapping[str, str]) -> str | None:

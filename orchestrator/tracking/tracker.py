@@ -143,7 +143,7 @@ class MLflowTracker(Observer):
 
     def _connect(self) -> RunSession:
         try:
-            records = Records(self._uri, self._experiment)
+            records = Records(self._uri, self._experiment, self._store.url)
             self._check(records)
             return RunSession(records, self._run)
         except Exception as error:

@@ -31,7 +31,7 @@ PATIENCE_S = 120
 
 @pytest.fixture
 def champion(uri: str, model_folder: Path) -> str:
-    records = Records(uri, "demo")
+    records = Records(uri, "demo", str(model_folder.parent))
     info = log_model(uri, records.experiment_id, model_folder, name=NAME, run_id=None)
     client: MlflowClient = records.client
     client.create_registered_model(NAME)

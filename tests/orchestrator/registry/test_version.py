@@ -114,7 +114,8 @@ def candidate(uri: str) -> ModelVersion:
 def test_the_candidate_answers_a_question_and_says_where_it_came_from(
     run_register: Register, uri: str, tmp_path: Path
 ) -> None:
-    run_id = Records(uri, "demo").open_run(identity("digits-1", "register"), name="register")
+    records = Records(uri, "demo", str(tmp_path))
+    run_id = records.open_run(identity("digits-1", "register"), name="register")
     run_register()
     version = candidate(uri)
     assert version.run_id == run_id

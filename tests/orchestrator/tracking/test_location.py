@@ -39,9 +39,18 @@ def test_a_remote_store_needs_a_configured_server() -> None:
         resolve_tracking_uri(None, "s3://b/p")
 
 
-def test_files_of_runs_lie_beside_the_database_unless_a_server_decides() -> None:
-    assert artifact_location("sqlite:////data/mlflow.db") == "file:///data/mlflow-artifacts"
-    assert artifact_location("http://mlflow:5000") is None
+@pytest.mark.parametrize(
+    ("uri", "location"),
+    [
+        ("sqlite:////data/mlflow.db", "file:///data/mlflow-artifacts"),
+        ("http://mlflow:5000", None),
+        ("postgresql+psycopg2://host/db", "s3://bucket/runs/mlflow-artifacts"),
+    ],
+)
+def test_files_of_runs_lie_with_the_database_or_in_the_store_unless_a_server_decides(
+    uri: str, location: str | None
+) -> None:
+    assert artifact_location(uri, "s3://bucket/runs/") == location
 
 
 def test_passwords_do_not_show() -> None:

@@ -10,6 +10,8 @@ import pytest
 from mlflow import MlflowClient
 
 from orchestrator.chaos.tracking_server import TrackingServer
+from orchestrator.durable import Store
+from orchestrator.tracking import MLflowTracker, TrackedRun
 from tests.orchestrator.tracking.test_tracker import (  # noqa: F401 - collected here again
     run,
     test_a_request_whose_answer_was_lost_is_repeated_and_no_point_appears_twice,
@@ -27,21 +29,26 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationW
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
+def address() -> Iterator[str]:
+    """Of the database itself."""
     # pytest's own folders are closed to the account that PostgreSQL runs as.
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))
     folder.chmod(0o755)
     try:
-        with running_postgres(folder) as address:
-            files = tmp_path_factory.mktemp("server")
-            server = TrackingServer(files, os.environ, database=address)
-            server.start()
-            try:
-                yield server
-            finally:
-                server.stop()
+        with running_postgres(folder) as found:
+            yield found
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def server(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
+    server = TrackingServer(tmp_path_factory.mktemp("server"), os.environ, database=address)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture
@@ -52,3 +59,16 @@ def uri(server: TrackingServer) -> Iterator[str]:
     experiment = client.get_experiment_by_name("demo")
     assert experiment is not None
     client.rename_experiment(experiment.experiment_id, f"demo {experiment.experiment_id}")
+
+
+def test_files_of_runs_go_to_the_store_where_no_server_stands_before_the_database(
+    server: TrackingServer, address: str, store: Store
+) -> None:
+    assert server.uri, "which has made the tables"
+    alone = TrackedRun(run_id="alone-1", name="alone", recipe={"seed": 0})
+    tracker = MLflowTracker(address, "direct", run=alone, store=store, tell=pytest.fail)
+    tracker.open()
+    assert not tracker.close("FINISHED", timeout_s=300.0)
+    files = store.local_path("mlflow-artifacts")
+    assert files is not None
+    assert [path.name for path in files.rglob("*.json")] == ["recipe.json"]
