@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.errors import PreflightError
@@ -57,13 +58,15 @@ class TrackingServer:
         deadline = time.monotonic() + _PATIENCE_S
         while not self._answers():
             if time.monotonic() > deadline or self._process.poll() is not None:
+                self.stop()
                 raise PreflightError(f"mlflow server does not start: see {self._folder}/server.log")
             time.sleep(0.2)
 
     def stop(self) -> None:
         """Kill it with its workers."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended by itself
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
 
