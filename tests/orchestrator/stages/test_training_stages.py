@@ -200,22 +200,25 @@ def test_damaged_images_are_replaced_and_listed_alike_with_and_without_a_lost_wo
 class Killer(threading.Thread):
     """Ends workers of this process's Ray at seeded moments, as the kernel would."""
 
-    def __init__(self, told: Told, kills: int) -> None:
+    def __init__(self, told: Told, steps: int, kills: int) -> None:
         super().__init__(daemon=True)
-        self._told, self._left, self.killed = told, kills, 0
         self._random, self._over = random.Random(7), threading.Event()
+        self._told, self.killed = told, 0
+        self._due = sorted(self._random.sample(range(2, steps - 5), kills))
 
     def run(self) -> None:
         seen = 0
-        while self.killed < self._left and not self._over.wait(0.1):
-            reported = len(self._told.heard("metrics"))
-            workers = self._workers()
-            if reported == seen or len(workers) < 2:
+        while self._due and not self._over.wait(0.1):
+            progress, workers = self._told.heard("progress"), self._workers()
+            if len(progress) == seen or len(workers) < 2:
+                continue
+            if int(progress[-1].split("/")[0]) < self._due[0]:
                 continue
             self._over.wait(self._random.uniform(0.0, 0.4))
             with suppress(psutil.NoSuchProcess):
                 self._random.choice(workers).kill()
-                seen, self.killed = reported, self.killed + 1
+                seen, self.killed = len(progress), self.killed + 1
+                self._due.pop(0)
 
     def stop(self) -> None:
         self._over.set()
@@ -239,7 +242,7 @@ def test_ten_kills_at_any_moment_cost_no_bit_of_the_result(
     undisturbed = Step(tmp_path / "undisturbed", folders, training).run(finetune)
     (tmp_path / "disturbed").mkdir()
     told = Told(tmp_path / "disturbed")
-    killer = Killer(told, kills=10)
+    killer = Killer(told, steps=120, kills=10)
     killer.start()
     settings = {"max_failures": 30, "checkpoint_every": 3}
     disturbed = Step(tmp_path / "disturbed", folders, training, settings, told).run(finetune)
