@@ -109,17 +109,18 @@ def served(folder: Path, args: argparse.Namespace) -> Iterator[str]:
     command += ["--name", MODEL, "--port", str(port), "--max-batch", str(max(args.clients))]
     command += ["--cpus", str(args.cpus), "--gpus", str(args.gpus), "--batch-wait", "0.02"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         for line in process.stdout:
             if line.rstrip() == "}":
                 break
-        if process.poll() is not None:
+        else:
             raise SystemExit(f"{folder} could not be served")
         yield f"http://127.0.0.1:{port}"
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
+        process.stdout.close()
 
 
 def compare(dense: str, converted: str, clients: int, args: argparse.Namespace) -> str:

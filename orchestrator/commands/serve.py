@@ -94,8 +94,8 @@ def execute(args: argparse.Namespace) -> int:
         max_open=options.max_open,
         key_digest=digest,
     )
-    signal.signal(signal.SIGTERM, _end_politely)
     with suppress(KeyboardInterrupt), serving(source, options, settings, address):
+        signal.signal(signal.SIGTERM, _end_politely)  # Ray has set one of its own
         _tell(args, options.url, settings.model)
         threading.Event().wait()
     return 0
