@@ -140,7 +140,7 @@ def row_checkpoints(scratch: Path, rounds: int) -> Lines:
         def never(make: Make = make, batch: int = batch, folder: Path = folder) -> float:
             return seconds_of(make(), shard, batch, every=10**6, folder=folder)
 
-        pairs = alternate(saving, never, rounds if make is dense else min(rounds, 3), warm_ups=1)
+        pairs = alternate(saving, never, min(rounds, 3), warm_ups=1)
         cost = statistics.median(1.0 - without / with_ for with_, without in pairs)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2e6
         what = f"throughput lost to a checkpoint every 50 steps, {name} ({size:.0f} MB each)"
