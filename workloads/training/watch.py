@@ -165,9 +165,12 @@ class Watch:
             self.memory.good = done
 
     def note_loss(self, done: int, loss: float) -> None:
-        """Remember the state after ``done`` steps if its validation loss is the lowest so far."""
+        """Remember the state after ``done`` steps if its validation loss is the lowest so far.
+
+        A loss that is NaN or infinite is none.
+        """
         lowest = self.memory.best_loss
-        if lowest is None or loss < lowest:
+        if math.isfinite(loss) and (lowest is None or loss < lowest):
             self.memory.best, self.memory.best_loss = done, loss
 
     def judge_answers(self, done: int, share: float) -> Event | None:
@@ -203,6 +206,9 @@ class Watch:
         self.memory.events = before.events
         self.memory.cuts = [*before.cuts, done]
         self.memory.left_out = list(before.left_out)
+        if self.memory.best != done:
+            # The checkpoint of an earlier best state went when a better one came, which is undone.
+            self.memory.best = self.memory.best_loss = None
         if event.guard in _BLAME_THE_BATCH:
             self.memory.left_out.append(event.step - 1)
 

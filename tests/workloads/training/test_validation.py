@@ -262,6 +262,25 @@ def test_degenerate_answers_can_send_a_training_back_to_a_lower_rate(tmp_path: P
     assert not any("skipped" in point for point in result.history)
 
 
+def test_a_best_state_that_a_rollback_undid_is_not_asked_for_in_the_end(tmp_path: Path) -> None:
+    config = a_config(
+        guards=Guards(degenerate="rollback"), steps=12, checkpoint_every=6,
+        validation=Validation(every=2, best="use"),
+    )  # fmt: skip
+    # 4 is best until 8 is, whose checkpoint takes its place; step 10 sends the training back to 6.
+    losses = [3.0, 2.0, 2.5, 1.0, 1.5] + [2.2] * 9
+    shares = [0.0, 0.0, 0.0, 0.0, 0.9] + [0.0] * 9
+    weights, result = train_tiny(config, Scripted(losses, shares, best="use"), tmp_path)
+    assert weights
+    assert len(result.history) == 12
+
+
+def test_a_loss_that_is_not_finite_is_never_the_best(tmp_path: Path) -> None:
+    losses = [float("nan"), 2.0, 3.0, 3.0]
+    train_tiny(a_config(), Scripted(losses), tmp_path)
+    assert 4 in kept_steps(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
