@@ -93,9 +93,15 @@ def _deploy(source: Source, options: ServeOptions, settings: AppSettings) -> Non
     try:
         serve.run(application, name=APPLICATION, route_prefix="/")
     except RuntimeError as error:
-        # Ray's text holds the traceback of the replica, whose last line is the error.
-        reason = str(error).strip().splitlines()[-1]
-        raise ServingError(f"the model could not be loaded: {reason}") from error
+        raise ServingError(f"the model could not be loaded: {_reason(error)}") from error
+
+
+def _reason(error: RuntimeError) -> str:
+    """What a replica failed with: the last line of the traceback that its status holds."""
+    application = serve.status().applications.get(APPLICATION)
+    deployments = application.deployments if application else {}
+    told = deployments[MODEL].message if MODEL in deployments else ""
+    return (told.strip() or str(error).strip()).splitlines()[-1]
 
 
 def _check_room(options: ServeOptions) -> None:
