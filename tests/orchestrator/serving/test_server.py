@@ -2,8 +2,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator.serving import server
-from orchestrator.serving.gateway import APPLICATION, MODEL
+# What Ray Serve itself does when it is imported.
+pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,9 @@ from orchestrator.serving.gateway import APPLICATION, MODEL
 def test_a_model_that_does_not_load_is_told_by_its_own_error(
     monkeypatch: pytest.MonkeyPatch, message: str, reason: str
 ) -> None:
+    from orchestrator.serving import server
+    from orchestrator.serving.gateway import APPLICATION, MODEL
+
     deployments = {MODEL: SimpleNamespace(message=message)}
     status = SimpleNamespace(applications={APPLICATION: SimpleNamespace(deployments=deployments)})
     monkeypatch.setattr(server.serve, "status", lambda: status)
