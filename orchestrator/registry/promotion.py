@@ -90,8 +90,10 @@ class Promoter:
                 evidence,
                 champion=None if is_champion else self._rival(throne),
                 rule=rule,
-                may_move=may_move,
+                may_move=may_move or is_champion,
             )
+            if is_champion and decision.verdict is Verdict.REFUSED:
+                decision = replace(decision, reason=f"{decision.reason}; {_stays(self._name)}")
             self._record(found, decision)
             if is_champion or decision.verdict is not Verdict.PROMOTED:
                 return decision
@@ -248,6 +250,10 @@ def _recorded(found: "ModelVersion") -> Decision | None:
     """The decision that a version carries, unless it was rolled back since."""
     text = found.tags.get(_DOCUMENT_TAG)
     return Decision.from_json(json.loads(text)) if text else None
+
+
+def _stays(name: str) -> str:
+    return f"it stays the {CHAMPION} until: gammaray register {name} --rollback"
 
 
 def _is_about(decision: Decision, evidence: Evidence, rule: Promotion) -> bool:

@@ -92,6 +92,29 @@ def test_asking_again_for_the_champion_changes_nothing(versions: Versions) -> No
     assert len(throne_of(versions).moves) == 2
 
 
+def test_a_champion_that_a_stricter_rule_refuses_stays_and_says_how_to_take_it_back(
+    versions: Versions,
+) -> None:
+    version = versions.add(measured())
+    consider(versions, version)
+    found = consider(versions, version, Promotion(max_accuracy_drop=0.02, min_flops_saved=0.9))
+    assert found.verdict is Verdict.REFUSED
+    told = f"stays the champion until: gammaray register {NAME} --rollback"
+    assert told in found.reason
+    assert told in versions.tags(version)["gammaray.decision.reason"]
+    assert versions.champion() == version
+
+
+def test_a_champion_is_not_called_eligible_by_a_rule_that_waits_for_a_person(
+    versions: Versions,
+) -> None:
+    version = versions.add(measured())
+    consider(versions, version)
+    stricter = Promotion(max_accuracy_drop=0.02, min_flops_saved=0.15)
+    assert consider(versions, version, stricter, may_move=False).verdict is Verdict.PROMOTED
+    assert len(throne_of(versions).moves) == 1
+
+
 def test_the_alias_goes_back_along_the_line_of_champions(versions: Versions) -> None:
     for tflops in (0.8, 0.7, 0.6):
         consider(versions, versions.add(measured(tflops=tflops)))
