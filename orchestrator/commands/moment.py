@@ -9,6 +9,8 @@ from workloads.duration import parse_duration
 def parse_moment(text: str, now: datetime | None = None) -> float:
     """Read ``18:30`` (the next one), ``2026-03-01 18:30`` or, from now on, ``90min``.
 
+    ``@1772366400.5`` is a moment by itself, which may have passed: so one process tells another.
+
     Args:
         text: What was given.
         now: Local time to start from; by default the present.
@@ -17,8 +19,10 @@ def parse_moment(text: str, now: datetime | None = None) -> float:
         Seconds since the epoch.
 
     Raises:
-        ValueError: If it is none of these, or in the past.
+        ValueError: If it is none of these, or a time or date in the past.
     """
+    if re.fullmatch(r"@\d+(\.\d+)?", text):
+        return float(text[1:])
     now = now or datetime.now()
     duration_s = parse_duration(text)
     if duration_s is not None:

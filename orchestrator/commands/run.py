@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -174,7 +173,7 @@ def detach(launch: Launch, args: argparse.Namespace) -> int:
         command += [option, value] if value else []
     command += ["--strict-code"] if args.strict_code else []
     if args.until is not None:
-        command += ["--until", datetime.fromtimestamp(args.until).isoformat()]
+        command += ["--until", f"@{args.until!r}"]
     quiet = subprocess.DEVNULL
     epoch = last_epoch(launch.store, launch.run_id) + 1
     write_spec(launch.store, launch.run_id, epoch, _spec(launch, args))

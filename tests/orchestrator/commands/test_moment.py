@@ -23,6 +23,10 @@ def test_a_time_a_date_or_a_duration_is_a_moment(text: str, moment: datetime) ->
     assert parse_moment(text, NOW) == moment.timestamp()
 
 
+def test_a_moment_that_another_process_tells_may_have_passed() -> None:
+    assert parse_moment("@1772366400.25", NOW) == 1772366400.25
+
+
 def test_the_past_is_refused() -> None:
     with pytest.raises(ValueError, match="'2026-02-28 10:00' is in the past"):
         parse_moment("2026-02-28 10:00", NOW)
