@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ from typing import Any
 import torch
 
 from workloads.training import Ranks
+
+_CONVERTED = "converted"
+_LOOK_S = 0.2
 
 _SHARD = re.compile(r"zero_pp_rank_(\d+)_mp_rank_\d+_optim_states\.pt$")
 
@@ -38,10 +42,14 @@ def universal_checkpoint(folder: Path, ranks: Ranks) -> Iterator[Path]:
     hosts = ranks.gather(socket.gethostname())
     leader = hosts.index(hosts[ranks.rank])
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
+        place = Path(ranks.gather(scratch)[leader])
         if ranks.rank == leader:
-            _convert(folder, Path(scratch, "universal"))
-        copies = ranks.gather(scratch)
-        yield Path(copies[leader], "universal")
+            _convert(folder, place / "universal")
+            (place / _CONVERTED).touch()
+        # A conversion may take longer than the others may wait in a collective.
+        while not (place / _CONVERTED).exists():
+            time.sleep(_LOOK_S)
+        yield place / "universal"
         ranks.gather(None)
 
 
