@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ class DeepSpeedEngine:
     a step's gradient is the sum that the protocol asks for. Its optimizer is torch's fused AdamW,
     which needs no compiler on the machine, unlike DeepSpeed's own.
     """
+
+    can_shard: ClassVar[bool] = True
 
     def __init__(self, model: PreTrainedModel, config: TrainingConfig, *, ranks: Ranks) -> None:
         """Take over ``model``, whose parts have been chosen; the process group must exist.

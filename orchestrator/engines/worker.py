@@ -93,7 +93,7 @@ def _train(job: TrainingJob, ranks: Ranks, scratch: Path) -> dict[str, Any]:
     session = Session(model=job.model, shard=job.shard, config=job.config, reporter=job.reporter)
     weights, result = session.train(
         ranks,
-        lambda model, config, ranks: DeepSpeedEngine(model, config, ranks=ranks),
+        DeepSpeedEngine,
         job.checkpoints.open(ranks, job.reporter.message),
         notice=_preemption if job.hears_of_preemption else None,
         stop_at_s=job.stop_at_s,

@@ -78,7 +78,7 @@ def _train(given: argparse.Namespace, config: TrainingConfig, ranks: Ranks) -> N
     )
     weights, result = session.train(
         ranks,
-        lambda model, config, ranks: TorchEngine(model, config, ranks=ranks),
+        TorchEngine,
         checkpoints,
         stop_at_s=None if given.minutes is None else time.time() + 60.0 * given.minutes,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,12 @@ from workloads.training.ranks import Ranks
 
 class Engine(Protocol):
     """Forward, backward and update over all ranks; every rank makes the same calls."""
+
+    can_shard: ClassVar[bool]
+    """Whether ranks may share weights, gradients and optimizer states, as ``zero_stage`` says."""
+
+    def __init__(self, model: PreTrainedModel, config: TrainingConfig, *, ranks: Ranks) -> None:
+        """Take over ``model``, whose parts have been chosen."""
 
     @property
     def model(self) -> PreTrainedModel:
@@ -65,6 +71,8 @@ class TorchEngine:
 
     Under bf16 the weights stay float32 and matrix products run under autocast.
     """
+
+    can_shard: ClassVar[bool] = False
 
     _FILE = "torch-engine.pt"
 

@@ -85,7 +85,9 @@ def train(
     run.meter.restart()
     started = time.monotonic()
     while done < config.steps:
-        with advice_on_memory(engine, config, done + 1):
+        with advice_on_memory(
+            engine.model, config, engine.ranks, can_shard=engine.can_shard, step=done + 1
+        ):
             decision = run.advance(done, saver) or run.validate(done + 1, saver)
         if decision is not None:
             done = run.roll_back(checkpoints, decision)

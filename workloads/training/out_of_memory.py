@@ -10,17 +10,31 @@ import torch
 from transformers import PreTrainedModel
 
 from workloads.training.config import TrainingConfig
-from workloads.training.engine import Engine, TorchEngine
 from workloads.training.errors import TrainingError
 from workloads.training.meter import peak_memory
 from workloads.training.parts import named_parts
+from workloads.training.ranks import Ranks
 
 _GIB = 2**30
 
 
 @contextmanager
-def advice_on_memory(engine: Engine, config: TrainingConfig, step: int) -> Iterator[None]:
-    """Explain running out of memory in optimizer step ``step`` (1-based).
+def advice_on_memory(
+    model: PreTrainedModel,
+    config: TrainingConfig,
+    ranks: Ranks,
+    *,
+    can_shard: bool,
+    step: int | None = None,
+) -> Iterator[None]:
+    """Explain running out of memory.
+
+    Args:
+        model: What learns; its parts have been chosen.
+        config: How it learns.
+        ranks: Who trains.
+        can_shard: See `Engine.can_shard`.
+        step: 1-based optimizer step; None before the first one and after the last.
 
     Raises:
         TrainingError: In the place of torch's error, with `what_to_turn`.
@@ -30,9 +44,9 @@ def advice_on_memory(engine: Engine, config: TrainingConfig, step: int) -> Itera
     except Exception as error:
         if not _is_out_of_memory(error):
             raise
-        raise TrainingError(
-            what_to_turn(engine, config, peak_memory(engine.ranks.device)), step
-        ) from error
+        peak_bytes = peak_memory(ranks.device)
+        advice = what_to_turn(model, config, ranks, peak_bytes, can_shard=can_shard)
+        raise TrainingError(advice, step) from error
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -40,18 +54,27 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or is_on_cpu
 
 
-def what_to_turn(engine: Engine, config: TrainingConfig, peak_bytes: int) -> str:
+def what_to_turn(
+    model: PreTrainedModel,
+    config: TrainingConfig,
+    ranks: Ranks,
+    peak_bytes: int,
+    *,
+    can_shard: bool,
+) -> str:
     """Name the knobs that free most of a rank's memory, the largest first.
 
     Args:
-        engine: What trains, on how many ranks.
+        model: What learns.
         config: As it was when memory ran out.
+        ranks: Who trains.
         peak_bytes: Of this rank.
+        can_shard: See `Engine.can_shard`.
     """
-    budget = _Budget.of(engine, config)
+    budget = _Budget.of(model, config, ranks, can_shard=can_shard)
     activations = max(0.0, peak_bytes - budget.fixed)
-    knobs = budget.knobs(config, is_on_device=engine.ranks.device.type == "cuda")
-    knobs |= _activation_knobs(engine, config, activations)
+    knobs = budget.knobs(config, is_on_device=ranks.device.type == "cuda")
+    knobs |= _activation_knobs(model, config, ranks, activations)
     found = sorted(knobs.items(), key=lambda knob: -knob[1])
     told = ", ".join(f"`{name}` (about {of / _GIB:.3g} GiB)" for name, of in found if of > 0)
     return (
@@ -75,18 +98,19 @@ class _Budget:
     is_offloaded: bool
 
     @classmethod
-    def of(cls, engine: Engine, config: TrainingConfig) -> Self:
-        is_sharded = not isinstance(engine, TorchEngine)
-        is_short = is_sharded and config.precision == "bf16"
+    def of(
+        cls, model: PreTrainedModel, config: TrainingConfig, ranks: Ranks, *, can_shard: bool
+    ) -> Self:
+        is_short = can_shard and config.precision == "bf16"
         width, states = (2, 12) if is_short else (4, 8)
-        every, learning, language = _sizes(engine.model)
+        every, learning, language = _sizes(model)
         return cls(
             weights=width * every,
             gradients=width * learning,
             states=states * learning,
             of_language=(width + states) * language,
-            stage=config.zero_stage if is_sharded else -1,
-            ranks=engine.ranks.size,
+            stage=config.zero_stage if can_shard else -1,
+            ranks=ranks.size,
             is_offloaded=config.offload_optimizer,
         )
 
@@ -114,18 +138,18 @@ class _Budget:
 
 
 def _activation_knobs(
-    engine: Engine, config: TrainingConfig, activations: float
+    model: PreTrainedModel, config: TrainingConfig, ranks: Ranks, activations: float
 ) -> dict[str, float]:
     """What is left of the peak, shared among fewer samples, or computed twice."""
     knobs: dict[str, float] = {}
-    rows = config.rows_of_a_rank(engine.ranks.size)
+    rows = config.rows_of_a_rank(ranks.size)
     micro_batch = config.micro_batch or rows
     smaller = [size for size in range(1, micro_batch // 2 + 1) if not rows % size]
     if smaller:
         knobs[f"micro_batch: {smaller[-1]}"] = activations * (1 - smaller[-1] / micro_batch)
     if not config.gradient_checkpointing:
         # Layers' inputs stay, about the square root of what there was.
-        depth = engine.model.config.get_text_config().num_hidden_layers
+        depth = model.config.get_text_config().num_hidden_layers
         knobs["gradient_checkpointing: true"] = activations * (1 - 1 / math.sqrt(depth))
     return knobs
 

@@ -1,7 +1,6 @@
 """One training from a model folder to a model folder, whatever the engine and whoever starts it."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from workloads.training.digest import weights_digest
 from workloads.training.engine import Engine
 from workloads.training.errors import TrainingError
 from workloads.training.loop import TrainingResult, train
+from workloads.training.out_of_memory import advice_on_memory
 from workloads.training.parts import choose_parts
 from workloads.training.ranks import Ranks
 from workloads.training.replacements import all_replaced
@@ -30,8 +30,6 @@ from workloads.training.validation import Validator
 
 CALIBRATION_SAMPLES = 256
 """Training samples that set the inference threshold; the first ones of the order."""
-
-MakeEngine = Callable[[PreTrainedModel, TrainingConfig, Ranks], Engine]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +48,7 @@ class Session:
     def train(
         self,
         ranks: Ranks,
-        make_engine: MakeEngine,
+        engine_type: type[Engine],
         checkpoints: CheckpointStore,
         *,
         notice: Notice | None = None,
@@ -60,45 +58,32 @@ class Session:
 
         Returns:
             All weights on rank 0, None elsewhere; and what the training tells.
+
+        Raises:
+            TrainingError: See `workloads.training.train`; memory may also run out before and after.
         """
         config = self.config
-        rows = config.rows_of_a_rank(ranks.size)
+        config.rows_of_a_rank(ranks.size)  # Raises before anything slow.
         model, processor = open_model_folder(self.model)
         _choose_weights(model, config)
         if config.gradient_checkpointing:
             model.activation_checkpointing_enable()
-        samples, held_out = self._samples()
-        batches_of = partial(
-            TrainingBatches,
-            encoder=Encoder(processor),
-            global_batch=config.global_batch,
-            micro_batch=config.micro_batch or rows,
-            seed=config.seed,
-            rank=ranks.rank,
-            world_size=ranks.size,
-        )
-        batches = batches_of(
-            samples, group_by_length=config.group_by_length, tell=self.reporter.message
-        )
-        validator = None
-        if config.validation is not None and held_out is not None:
-            validator = Validator.over(
-                held_out, batches_of(held_out), config.validation, model, processor
-            )
-        engine = make_engine(model, config, ranks)
-        with blank_image_for_text(model, blank_image_inputs(model, processor)):
-            result = train(
-                engine,
-                batches,
-                config,
-                reporter=self.reporter,
-                checkpoints=checkpoints,
-                validator=validator,
-                notice=notice,
-                stop_at_s=stop_at_s,
-            )
-        result = replace(result, replaced=all_replaced(batches, ranks))
-        return engine.full_weights(), result
+        batches, validator = self._batches(model, processor, ranks)
+        with advice_on_memory(model, config, ranks, can_shard=engine_type.can_shard):
+            engine = engine_type(model, config, ranks=ranks)
+            with blank_image_for_text(model, blank_image_inputs(model, processor)):
+                result = train(
+                    engine,
+                    batches,
+                    config,
+                    reporter=self.reporter,
+                    checkpoints=checkpoints,
+                    validator=validator,
+                    notice=notice,
+                    stop_at_s=stop_at_s,
+                )
+            result = replace(result, replaced=all_replaced(batches, ranks))
+            return engine.full_weights(), result
 
     def write(self, output: Path, weights: dict[str, Tensor], result: TrainingResult) -> None:
         """Write ``model/`` and ``history.json`` into ``output``.
@@ -127,6 +112,29 @@ class Session:
         if result.replaced:
             history["replaced"] = list(result.replaced)
         (output / "history.json").write_text(json.dumps(history, indent=1))
+
+    def _batches(
+        self, model: PreTrainedModel, processor: ProcessorMixin, ranks: Ranks
+    ) -> tuple[TrainingBatches, Validator | None]:
+        """This rank's batches, and what measures on those that are held out."""
+        config = self.config
+        samples, held_out = self._samples()
+        batches_of = partial(
+            TrainingBatches,
+            encoder=Encoder(processor),
+            global_batch=config.global_batch,
+            micro_batch=config.micro_batch or config.rows_of_a_rank(ranks.size),
+            seed=config.seed,
+            rank=ranks.rank,
+            world_size=ranks.size,
+        )
+        batches = batches_of(
+            samples, group_by_length=config.group_by_length, tell=self.reporter.message
+        )
+        if config.validation is None or held_out is None:
+            return batches, None
+        plan, measured = config.validation, batches_of(held_out)
+        return batches, Validator.over(held_out, measured, plan, model, processor)
 
     def _samples(self) -> tuple[Shard | Subset, Subset | None]:
         """What is trained on, and what is held out."""

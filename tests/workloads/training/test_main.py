@@ -62,6 +62,22 @@ def test_a_training_from_the_command_line_ends_in_an_ordinary_model_folder(
     assert "4 of 4 steps" in capsys.readouterr().out
 
 
+def test_running_out_of_memory_before_the_first_step_is_explained_too(
+    inputs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def without_room(*given: Any, **named: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.optim.AdamW, "__init__", without_room)
+    assert main(arguments(inputs, tmp_path)) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("out of memory at")
+    assert "`micro_batch: 2`" in told
+
+
 def test_one_that_stops_in_time_goes_on_by_the_same_command(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

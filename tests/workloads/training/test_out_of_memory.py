@@ -1,6 +1,5 @@
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -56,24 +55,14 @@ def test_an_error_that_is_none_of_memory_stays_what_it_is() -> None:
         train(engine, FakeBatches(), config, reporter=Listener(), checkpoints=NoCheckpoints())
 
 
-@dataclass
-class Elsewhere:
-    """An engine that shards, as far as advice looks at one."""
-
-    model: Any
-    ranks: Ranks
-
-
-def knobs(*, is_torch: bool = False, **changes: Any) -> dict[str, float]:
+def knobs(*, can_shard: bool = True, **changes: Any) -> dict[str, float]:
     """Knob to the estimated GiB, in the order told, of 100 million learning weights on 4 ranks."""
     model = tiny_llava()
     model.requires_grad_(False)
     model.lm_head.weight = torch.nn.Parameter(torch.empty(10**8, device="meta"))
-    engine: Any = Elsewhere(model, Ranks(size=4))
-    if is_torch:
-        engine = object.__new__(TorchEngine)
-        engine.model, engine.ranks = model, Ranks(size=4)
-    text = what_to_turn(engine, a_config(**changes), peak_bytes=8 * GIB)
+    text = what_to_turn(
+        model, a_config(**changes), Ranks(size=4), peak_bytes=8 * GIB, can_shard=can_shard
+    )
     return {name: float(size) for name, size in re.findall(r"`(.+?)` \(about (\S+) GiB\)", text)}
 
 
@@ -95,7 +84,7 @@ def test_a_smaller_micro_batch_divides_the_samples_of_a_rank() -> None:
 
 
 def test_plain_torch_is_not_told_to_shard() -> None:
-    assert not any("zero" in name or "offload" in name for name in knobs(is_torch=True))
+    assert not any("zero" in name or "offload" in name for name in knobs(can_shard=False))
 
 
 def test_what_is_set_already_is_not_advised() -> None:
