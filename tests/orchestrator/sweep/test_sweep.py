@@ -192,6 +192,20 @@ def test_a_trial_that_learns_too_slowly_is_stopped_and_leaves_nothing(
 
 
 @pytest.mark.slow
+def test_hyperband_stops_within_a_bracket_and_lets_others_go_on(sweeping: Sweeping) -> None:
+    changes = {
+        # Of four trials, the first and the third are compared early, the others late.
+        "space": {"finetune.learning_rate": {"choice": [1e-3, 1e-8, 1e-9]}},
+        "objectives": ["accuracy"],
+        "early_stopping": {"method": "hyperband", "grace": 15, "reduction": 2},
+    }
+    trials = sweeping("finetune.steps=40", section(changes=changes))["sweep"]["trials"]
+    assert [trial["state"] for trial in trials] == ["finished", "finished", "stopped"]
+    assert trials[2]["figures"]["step"] < 30
+    assert nothing_is_left(), leftovers()
+
+
+@pytest.mark.slow
 def test_the_winner_is_run_with_the_full_budget_and_registered(sweeping: Sweeping) -> None:
     changes = {"proxy": {"steps": 3, "questions": 10}, "objectives": ["tflops"], "retrain": True}
     found = sweeping(section(changes=changes))
