@@ -106,6 +106,7 @@ def _train(job: TrainingJob, ranks: Ranks, scratch: Path) -> dict[str, Any]:
         "resumed_at": result.resumed_at,
         "seconds": result.seconds,
         "workers": ranks.size,
+        "signals": list(result.signals),
     }
 
 

@@ -10,6 +10,7 @@ _FIGURES = ("metrics.json", "efficiency.json", "timing.json")
 READ = (
     *_FIGURES,
     "history.json",
+    "training.json",
     "arank.json",
     "conversion.json",
     "registration.json",
@@ -49,6 +50,8 @@ def _history(documents: Documents) -> Iterator[tuple[int, Values]]:
         yield int(point["step"]), dict(_numbers({k: v for k, v in point.items() if k != "step"}))
     for event in history.get("events", []):
         yield int(event["step"]), {f"guard/{event['guard']}": float(event["value"])}
+    for point in documents.get("training.json", {}).get("signals", []):
+        yield int(point["step"]), {name: value for name, value in point.items() if name != "step"}
     for step, samples in sorted(
         Counter(each["step"] for each in history.get("replaced", [])).items()
     ):

@@ -35,6 +35,10 @@ class TrainingResult:
     replaced: tuple[dict[str, Any], ...] = ()
     """Samples that could not be used, see `workloads.data.Replacement`."""
 
+    signals: tuple[Point, ...] = ()
+    """On rank 0, what was reported of speed, memory and routing, as reporters heard it and by
+    ``step``; reports before a resume included."""
+
 
 def train(
     engine: Engine,
@@ -100,4 +104,10 @@ def train(
     saver.finish()
     run.end(checkpoints)
     seconds = time.monotonic() - started
-    return TrainingResult(tuple(run.history), resumed_at, seconds, tuple(run.watch.memory.events))
+    return TrainingResult(
+        tuple(run.history),
+        resumed_at,
+        seconds,
+        tuple(run.watch.memory.events),
+        signals=tuple(run.signals),
+    )

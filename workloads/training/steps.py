@@ -59,6 +59,8 @@ class Steps:
         validator: Validator | None,
     ) -> None:
         self.history: list[Point] = []
+        self.signals: list[Point] = []
+        """What was told of how it went, on rank 0; for who was not there to hear it."""
         rates = f"learning_rate (now {config.learning_rate:g}) or clip_norm"
         self.watch = Watch(config.guards, f"lower {rates} (now {config.clip_norm:g})")
         self._engine, self._batches = engine, batches
@@ -125,9 +127,9 @@ class Steps:
         plan, best = self._config.validation, self.watch.memory.best
         if plan is None or plan.best != "use" or best in (None, self._config.steps):
             return
-        history, memory = self.history, self.watch.memory
+        history, signals, memory = self.history, self.signals, self.watch.memory
         restored = checkpoints.roll_back(best, self._engine.layout, self.load)
-        self.history, self.watch.memory = history, memory
+        self.history, self.signals, self.watch.memory = history, signals, memory
         if restored != best:
             raise TrainingError(
                 f"the checkpoint of step {best}, which has the lowest validation_loss, cannot be "
@@ -208,6 +210,7 @@ class Steps:
         point = dict(self.history[-1])
         step = int(point.pop("step"))
         named = {f"signal/{name}": value for name, value in signals.items()}
+        self.signals.append({"step": step, **named})
         self._reporter.metrics(step, {**point, **named})
         note = f"loss {point['loss']:.3f}" if "loss" in point else "skipped"
         speed = f"{signals['tokens_per_s']:.0f} tokens/s"
@@ -221,6 +224,7 @@ class Steps:
         torch.save(random_state(), folder / f"random-{rank:05d}.pt")
         if self._engine.ranks.is_first:
             (folder / "history.json").write_text(json.dumps(self.history))
+            (folder / "signals.json").write_text(json.dumps(self.signals))
             (folder / "guards.json").write_text(json.dumps(self.watch.memory.to_json()))
 
     def load(self, folder: Path) -> None:
@@ -230,6 +234,8 @@ class Steps:
             self._engine.load(folder)
         self.history = history
         self._batches.load(folder)
+        signals_file = folder / "signals.json"
+        self.signals = json.loads(signals_file.read_text()) if signals_file.exists() else []
         memory_file = folder / "guards.json"
         memory = json.loads(memory_file.read_text()) if memory_file.exists() else {}
         self.watch.memory = Memory.from_json(memory)

@@ -185,6 +185,19 @@ def test_reports_come_every_few_steps_and_at_the_end() -> None:
     assert listener.points[6]["loss"] == result.history[-1]["loss"]
 
 
+def test_what_was_reported_before_a_kill_is_in_the_result(tmp_path: Path) -> None:
+    batches, listener = DyingBatches(), Listener()
+    batches.dies_at = 7
+    config = a_config(steps=8)
+    with pytest.raises(KilledError):
+        train_tiny(config, batches=batches, store=tmp_path, listener=listener)
+    _, result = train_tiny(config, store=tmp_path, writer="second")
+    first, last = result.signals
+    assert (first["step"], last["step"]) == (5, 8)
+    heard = {name: value for name, value in listener.points[5].items() if "signal/" in name}
+    assert heard == {name: value for name, value in first.items() if name != "step"}
+
+
 def test_bf16_trains_close_to_fp32() -> None:
     _, exact = train_tiny(a_config())
     _, coarse = train_tiny(a_config(precision="bf16"))
