@@ -16,27 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
 from PIL import Image
 
-from orchestrator.registry.package import log_model
-from orchestrator.tracking.records import Records
+from tests.orchestrator.registry.registering import NAME, register_champion
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
 
-NAME = "digits-mod"
 PATIENCE_S = 120
 
 
 @pytest.fixture
 def champion(uri: str, model_folder: Path) -> str:
-    records = Records(uri, "demo", str(model_folder.parent))
-    info = log_model(uri, records.experiment_id, model_folder, name=NAME, run_id=None)
-    client: MlflowClient = records.client
-    client.create_registered_model(NAME)
-    version = client.create_model_version(NAME, info.model_uri, model_id=info.model_id)
-    client.set_registered_model_alias(NAME, "champion", version.version)
+    register_champion(uri, model_folder)
     return uri
 
 

@@ -1,116 +1,34 @@
 """`gammaray serve` as it is: a process, Ray Serve, a converted model, and HTTP."""
 
 import json
-import os
-import shutil
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
-from tests.orchestrator.registry.conftest import model_folder
+from tests.orchestrator.registry.conftest import empty_database, model_folder, uri
+from tests.orchestrator.registry.registering import NAME, register_champion
 from tests.orchestrator.serving.requests import MODEL, chat
+from tests.orchestrator.serving.running import KEY, PATIENCE_S, Server, serving, wait_until
 
-__all__ = ["model_folder"]
+__all__ = ["empty_database", "model_folder", "uri"]
 
-pytestmark = pytest.mark.ray
+# MLflow 3.17 uses what SQLAlchemy 2.1 deprecates.
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore:The ``noload`` loader")]
 
 CHAT = "/v1/chat/completions"
-KEY = "a-key-that-must-not-be-seen"
-PATIENCE_S = 120.0
-
-
-@dataclass
-class Server:
-    process: subprocess.Popen[str]
-    port: int
-    ray_folder: Path
-
-    def ask(self, path: str, document: Any = None) -> tuple[int, str]:
-        body = None if document is None else json.dumps(document).encode()
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body, headers)
-        try:
-            with urllib.request.urlopen(request, timeout=60) as response:
-                return response.status, response.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-
-    def metric(self, name: str) -> float:
-        lines = self.ask("/metrics")[1].splitlines()
-        found = [line.rpartition(" ")[2] for line in lines if line.startswith(name + " ")]
-        return float(found[0]) if found else 0.0
-
-    def processes(self) -> list[psutil.Process]:
-        """All that Ray has started for it."""
-        mark = str(self.ray_folder)
-        found = psutil.process_iter(["cmdline", "environ"])
-        return [
-            process
-            for process in found
-            if mark in " ".join(process.info["cmdline"] or [])
-            or (process.info["environ"] or {}).get("RAY_TMPDIR") == mark
-        ]
 
 
 @pytest.fixture(scope="module")
 def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all tests of this file; the last one ends it."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    ray_folder = Path(tempfile.mkdtemp(prefix="gr-", dir="/tmp"))
+    """One server for the tests of this file that do not end it."""
     log = tmp_path_factory.mktemp("log") / "stderr"
-    command = [sys.executable, "-m", "orchestrator.cli", "serve", str(model_folder)]
-    command += ["--name", MODEL, "--port", str(port), "--api-key-env", "THE_KEY", "--json"]
-    command += ["--max-batch", "4", "--batch-wait", "0.5", "--max-tokens", "5"]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    environment |= {"RAY_TMPDIR": str(ray_folder), "THE_KEY": KEY}
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
-        )
-    assert process.stdout is not None
-    server = Server(process, port, ray_folder)
-    watchdog = threading.Timer(PATIENCE_S, process.kill)
-    watchdog.start()
-    try:
-        told = read_document(process)
-        assert told == {"model": MODEL, "url": f"http://127.0.0.1:{port}"}, log.read_text()
-        watchdog.cancel()
+    few = ("--max-batch", "4", "--batch-wait", "0.5", "--max-tokens", "5")
+    with serving(log, str(model_folder), *few) as server:
         yield server
-    finally:
-        watchdog.cancel()
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        for left in server.processes():
-            left.kill()
-        shutil.rmtree(ray_folder, ignore_errors=True)
-
-
-def read_document(process: subprocess.Popen[str]) -> Any:
-    """The first JSON document on its standard output."""
-    assert process.stdout is not None
-    text = ""
-    for line in process.stdout:
-        text += line
-        if line.rstrip() == "}":
-            return json.loads(text)
-    return text
 
 
 def test_it_is_healthy_and_lists_its_model(server: Server) -> None:
@@ -198,8 +116,17 @@ def test_an_interrupt_ends_it_and_leaves_no_process(server: Server) -> None:
     wait_until(lambda: not server.processes())
 
 
-def wait_until(holds: Any) -> None:
-    end_s = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < end_s
-        time.sleep(0.1)
+def test_a_registered_model_is_served_by_two_replicas_until_it_is_terminated(
+    uri: str, model_folder: Path, tmp_path: Path
+) -> None:
+    register_champion(uri, model_folder)
+    options = ("--tracking-uri", uri, "--replicas", "2", "--max-tokens", "3")
+    with serving(tmp_path / "log", f"models:/{NAME}@champion", *options) as server:
+        names = [" ".join(each.cmdline()) for each in server.processes()]
+        assert sum("ModelReplica" in name or ":model" in name for name in names) == 2, names
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: server.ask(CHAT, chat()), range(4)))
+        assert {code for code, _ in answers} == {200}
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE_S) == 0
+        wait_until(lambda: not server.processes())
