@@ -48,6 +48,8 @@ def universal_checkpoint(folder: Path, ranks: Ranks) -> Iterator[Path]:
             (place / _CONVERTED).touch()
         # A conversion may take longer than the others may wait in a collective.
         while not (place / _CONVERTED).exists():
+            if not place.exists():
+                raise RuntimeError(f"rank {leader} could not convert the checkpoint for this one")
             time.sleep(_LOOK_S)
         yield place / "universal"
         ranks.gather(None)

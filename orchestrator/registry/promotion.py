@@ -82,7 +82,7 @@ class Promoter:
             throne = self._ledger.read()
             is_champion = throne.champion == version
             known = _recorded(found)
-            if is_champion and known and _is_about(known, evidence, rule):
+            if is_champion and known and _holds(known, evidence, rule):
                 return known
             decision = decide(
                 self._name,
@@ -93,7 +93,9 @@ class Promoter:
                 may_move=may_move or is_champion,
             )
             if is_champion and decision.verdict is Verdict.REFUSED:
-                decision = replace(decision, reason=f"{decision.reason}; {_stays(self._name)}")
+                has_another = any(throne.before(version))
+                stays = _stays(self._name, can_roll_back=has_another)
+                decision = replace(decision, reason=f"{decision.reason}; {stays}")
             self._record(found, decision)
             if is_champion or decision.verdict is not Verdict.PROMOTED:
                 return decision
@@ -252,12 +254,17 @@ def _recorded(found: "ModelVersion") -> Decision | None:
     return Decision.from_json(json.loads(text)) if text else None
 
 
-def _stays(name: str) -> str:
-    return f"it stays the {CHAMPION} until: gammaray register {name} --rollback"
+def _stays(name: str, *, can_roll_back: bool) -> str:
+    still = f"it is still the {CHAMPION}"
+    if not can_roll_back:
+        return f"{still}, and none was before it"
+    return f"{still}; `gammaray register {name} --rollback` gives the alias to the one before"
 
 
-def _is_about(decision: Decision, evidence: Evidence, rule: Promotion) -> bool:
-    return decision.evidence == evidence.digest and decision.rule == rule
+def _holds(decision: Decision, evidence: Evidence, rule: Promotion) -> bool:
+    """Whether a recorded decision is about the same and made the version the champion."""
+    is_about = decision.evidence == evidence.digest and decision.rule == rule
+    return is_about and decision.verdict is Verdict.PROMOTED
 
 
 def _left_alone(name: str, found: "ModelVersion", evidence: Evidence, rule: Promotion) -> Decision:

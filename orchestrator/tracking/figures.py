@@ -46,12 +46,11 @@ def read_figures(texts: Mapping[str, str]) -> Figures:
 
 def _history(documents: Documents) -> Iterator[tuple[int, Values]]:
     history = documents.get("history.json", {})
-    for point in history.get("points", []):
+    signals = documents.get("training.json", {}).get("signals", [])
+    for point in (*history.get("points", []), *signals):
         yield int(point["step"]), dict(_numbers({k: v for k, v in point.items() if k != "step"}))
     for event in history.get("events", []):
         yield int(event["step"]), {f"guard/{event['guard']}": float(event["value"])}
-    for point in documents.get("training.json", {}).get("signals", []):
-        yield int(point["step"]), {name: value for name, value in point.items() if name != "step"}
     for step, samples in sorted(
         Counter(each["step"] for each in history.get("replaced", [])).items()
     ):

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from workloads.reporting import Reporter
@@ -36,8 +37,8 @@ class TrainingResult:
     """Samples that could not be used, see `workloads.data.Replacement`."""
 
     signals: tuple[Point, ...] = ()
-    """On rank 0, what was reported of speed, memory and routing, as reporters heard it and by
-    ``step``; reports before a resume included."""
+    """The last 200 reports of speed, memory and routing, as reporters heard them and by ``step``;
+    those before a resume included."""
 
 
 def train(
@@ -78,7 +79,11 @@ def train(
     saver = Saver(
         checkpoints, engine, config, run.save, reporter, notice=notice, stop_at_s=stop_at_s
     )
-    restored = checkpoints.restore(engine.layout, run.load)
+    advice = partial(
+        advice_on_memory, engine.model, config, engine.ranks, can_shard=engine.can_shard
+    )
+    with advice():
+        restored = checkpoints.restore(engine.layout, run.load)
     if not restored and config.guards.may_roll_back:
         saver.save(0)
     done = resumed_at = restored or 0
@@ -89,9 +94,7 @@ def train(
     run.meter.restart()
     started = time.monotonic()
     while done < config.steps:
-        with advice_on_memory(
-            engine.model, config, engine.ranks, can_shard=engine.can_shard, step=done + 1
-        ):
+        with advice(step=done + 1):
             decision = run.advance(done, saver) or run.validate(done + 1, saver)
         if decision is not None:
             done = run.roll_back(checkpoints, decision)

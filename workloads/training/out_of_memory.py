@@ -1,7 +1,7 @@
 """What to turn when a training does not fit, with the effect that can be estimated."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
@@ -34,19 +34,22 @@ def advice_on_memory(
         config: How it learns.
         ranks: Who trains.
         can_shard: See `Engine.can_shard`.
-        step: 1-based optimizer step; None before the first one and after the last.
+        step: 1-based optimizer step; None outside of one, where no activations are held.
 
     Raises:
-        TrainingError: In the place of torch's error, with `what_to_turn`.
+        TrainingError: In the place of torch's error, with the knobs that would free most.
     """
     try:
         yield
     except Exception as error:
         if not _is_out_of_memory(error):
             raise
+        budget = _Budget.of(model, config, ranks, can_shard=can_shard)
+        knobs = budget.knobs(config, is_on_device=isinstance(error, torch.OutOfMemoryError))
         peak_bytes = peak_memory(ranks.device)
-        advice = what_to_turn(model, config, ranks, peak_bytes, can_shard=can_shard)
-        raise TrainingError(advice, step) from error
+        if step is not None:
+            knobs |= _activation_knobs(model, config, ranks, max(0.0, peak_bytes - budget.fixed))
+        raise TrainingError(_told(knobs, peak_bytes, budget.fixed), step) from error
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -54,32 +57,13 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or is_on_cpu
 
 
-def what_to_turn(
-    model: PreTrainedModel,
-    config: TrainingConfig,
-    ranks: Ranks,
-    peak_bytes: int,
-    *,
-    can_shard: bool,
-) -> str:
-    """Name the knobs that free most of a rank's memory, the largest first.
-
-    Args:
-        model: What learns.
-        config: As it was when memory ran out.
-        ranks: Who trains.
-        peak_bytes: Of this rank.
-        can_shard: See `Engine.can_shard`.
-    """
-    budget = _Budget.of(model, config, ranks, can_shard=can_shard)
-    activations = max(0.0, peak_bytes - budget.fixed)
-    knobs = budget.knobs(config, is_on_device=ranks.device.type == "cuda")
-    knobs |= _activation_knobs(model, config, ranks, activations)
+def _told(knobs: Mapping[str, float], peak_bytes: int, fixed_bytes: float) -> str:
+    """Name the knobs that free most of a rank's memory, the largest first."""
     found = sorted(knobs.items(), key=lambda knob: -knob[1])
     told = ", ".join(f"`{name}` (about {of / _GIB:.3g} GiB)" for name, of in found if of > 0)
     return (
         f"out of memory at {peak_bytes / _GIB:.3g} GiB, of which weights, gradients and optimizer "
-        f"take about {budget.fixed / _GIB:.3g}; to free memory on every worker set "
+        f"take about {fixed_bytes / _GIB:.3g}; to free memory on every worker set "
         f"{told or 'more workers, all else is set'}"
     )
 

@@ -60,7 +60,8 @@ class Session:
             All weights on rank 0, None elsewhere; and what the training tells.
 
         Raises:
-            TrainingError: See `workloads.training.train`; memory may also run out before and after.
+            TrainingError: See `workloads.training.train`; or, with advice, if memory runs out
+                before the first step or when weights are gathered.
         """
         config = self.config
         config.rows_of_a_rank(ranks.size)  # Raises before anything slow.
@@ -71,18 +72,19 @@ class Session:
         batches, validator = self._batches(model, processor, ranks)
         with advice_on_memory(model, config, ranks, can_shard=engine_type.can_shard):
             engine = engine_type(model, config, ranks=ranks)
-            with blank_image_for_text(model, blank_image_inputs(model, processor)):
-                result = train(
-                    engine,
-                    batches,
-                    config,
-                    reporter=self.reporter,
-                    checkpoints=checkpoints,
-                    validator=validator,
-                    notice=notice,
-                    stop_at_s=stop_at_s,
-                )
-            result = replace(result, replaced=all_replaced(batches, ranks))
+        with blank_image_for_text(model, blank_image_inputs(model, processor)):
+            result = train(
+                engine,
+                batches,
+                config,
+                reporter=self.reporter,
+                checkpoints=checkpoints,
+                validator=validator,
+                notice=notice,
+                stop_at_s=stop_at_s,
+            )
+        result = replace(result, replaced=all_replaced(batches, ranks))
+        with advice_on_memory(model, config, ranks, can_shard=engine_type.can_shard):
             return engine.full_weights(), result
 
     def write(self, output: Path, weights: dict[str, Tensor], result: TrainingResult) -> None:

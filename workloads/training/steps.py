@@ -35,6 +35,9 @@ from workloads.training.schedule import rate_factor
 from workloads.training.validation import Validator
 from workloads.training.watch import Event, Figures, Memory, Watch
 
+_KEPT_REPORTS = 200
+"""Who hears nothing for longer has only the history, which has every step."""
+
 Point = dict[str, float]
 """Metrics of one optimizer step, ``step`` (1-based) among them."""
 
@@ -60,7 +63,7 @@ class Steps:
     ) -> None:
         self.history: list[Point] = []
         self.signals: list[Point] = []
-        """What was told of how it went, on rank 0; for who was not there to hear it."""
+        """The last reports of how it went, for who was not there to hear them."""
         rates = f"learning_rate (now {config.learning_rate:g}) or clip_norm"
         self.watch = Watch(config.guards, f"lower {rates} (now {config.clip_norm:g})")
         self._engine, self._batches = engine, batches
@@ -210,7 +213,7 @@ class Steps:
         point = dict(self.history[-1])
         step = int(point.pop("step"))
         named = {f"signal/{name}": value for name, value in signals.items()}
-        self.signals.append({"step": step, **named})
+        self.signals = [*self.signals[1 - _KEPT_REPORTS :], {"step": step, **named}]
         self._reporter.metrics(step, {**point, **named})
         note = f"loss {point['loss']:.3f}" if "loss" in point else "skipped"
         speed = f"{signals['tokens_per_s']:.0f} tokens/s"

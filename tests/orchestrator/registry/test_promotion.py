@@ -95,14 +95,19 @@ def test_asking_again_for_the_champion_changes_nothing(versions: Versions) -> No
 def test_a_champion_that_a_stricter_rule_refuses_stays_and_says_how_to_take_it_back(
     versions: Versions,
 ) -> None:
-    version = versions.add(measured())
-    consider(versions, version)
-    found = consider(versions, version, Promotion(max_accuracy_drop=0.02, min_flops_saved=0.9))
-    assert found.verdict is Verdict.REFUSED
-    told = f"stays the champion until: gammaray register {NAME} --rollback"
-    assert told in found.reason
-    assert told in versions.tags(version)["gammaray.decision.reason"]
-    assert versions.champion() == version
+    strict = Promotion(max_accuracy_drop=0.02, min_flops_saved=0.9)
+    first = versions.add(measured())
+    consider(versions, first)
+    alone = consider(versions, first, strict)
+    assert alone.verdict is Verdict.REFUSED
+    assert alone.reason.endswith("it is still the champion, and none was before it")
+    assert versions.tags(first)["gammaray.decision.reason"] == alone.reason
+    assert consider(versions, first).verdict is Verdict.PROMOTED
+    second = versions.add(measured(tflops=0.6))
+    consider(versions, second)
+    assert f"`gammaray register {NAME} --rollback`" in consider(versions, second, strict).reason
+    assert versions.champion() == second
+    assert roll_back(versions) == (first, second)
 
 
 def test_a_champion_is_not_called_eligible_by_a_rule_that_waits_for_a_person(

@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,8 @@ def serving(log: Path, model: str, *options: str) -> Iterator[Server]:
     ray_folder = Path(tempfile.mkdtemp(prefix="gr-", dir="/tmp"))
     command = [sys.executable, "-m", "orchestrator.cli", "serve", model, "--name", MODEL, "--json"]
     command += ["--port", str(port), "--api-key-env", "THE_KEY", *options]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    unset = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
     environment |= {"RAY_TMPDIR": str(ray_folder), "THE_KEY": KEY}
     with log.open("w") as errors:
         process = subprocess.Popen(
@@ -87,7 +88,8 @@ def serving(log: Path, model: str, *options: str) -> Iterator[Server]:
         process.wait()
         process.stdout.close()
         for left in server.processes():
-            left.kill()
+            with suppress(psutil.NoSuchProcess):
+                left.kill()
         shutil.rmtree(ray_folder, ignore_errors=True)
 
 

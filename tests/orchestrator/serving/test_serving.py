@@ -24,7 +24,7 @@ CHAT = "/v1/chat/completions"
 
 @pytest.fixture(scope="module")
 def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for the tests of this file that do not end it."""
+    """One server for the tests of this file, of which one ends it: it is the last that asks."""
     log = tmp_path_factory.mktemp("log") / "stderr"
     few = ("--max-batch", "4", "--batch-wait", "0.5", "--max-tokens", "5")
     with serving(log, str(model_folder), *few) as server:
@@ -122,8 +122,8 @@ def test_a_registered_model_is_served_by_two_replicas_until_it_is_terminated(
     register_champion(uri, model_folder)
     options = ("--tracking-uri", uri, "--replicas", "2", "--max-tokens", "3")
     with serving(tmp_path / "log", f"models:/{NAME}@champion", *options) as server:
-        names = [" ".join(each.cmdline()) for each in server.processes()]
-        assert sum("ModelReplica" in name or ":model" in name for name in names) == 2, names
+        names = [" ".join(each.info["cmdline"] or []) for each in server.processes()]
+        assert sum("Replica:gammaray:model" in name for name in names) == 2, names
         with ThreadPoolExecutor(4) as pool:
             answers = list(pool.map(lambda _: server.ask(CHAT, chat()), range(4)))
         assert {code for code, _ in answers} == {200}

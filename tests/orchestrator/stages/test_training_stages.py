@@ -294,6 +294,7 @@ def test_a_training_uses_the_workers_that_there_is_room_for_and_that_can_share_t
         Step(root, folders, training, {"workers": [1, 4]}, Told(tmp_path)).run(align)
         measured = json.loads((root / "m-1" / "training.json").read_text())
         assert measured["workers"] == workers, f"{batch} samples, room for 2 workers"
+        assert measured["signals"][-1]["signal/samples_per_s"] > 0
 
 
 def test_a_training_stops_in_time_and_can_go_on(

@@ -194,7 +194,7 @@ def test_a_trial_that_learns_too_slowly_is_stopped_and_leaves_nothing(
 @pytest.mark.slow
 def test_hyperband_stops_within_a_bracket_and_lets_others_go_on(sweeping: Sweeping) -> None:
     changes = {
-        # Of four trials, the first and the third are compared early, the others late.
+        # The first and the third are compared early, the second late.
         "space": {"finetune.learning_rate": {"choice": [1e-3, 1e-8, 1e-9]}},
         "objectives": ["accuracy"],
         "early_stopping": {"method": "hyperband", "grace": 15, "reduction": 2},

@@ -75,7 +75,7 @@ def test_running_out_of_memory_before_the_first_step_is_explained_too(
     assert main(arguments(inputs, tmp_path)) == 1
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("out of memory at")
-    assert "`micro_batch: 2`" in told
+    assert told.endswith("set more workers, all else is set")
 
 
 def test_one_that_stops_in_time_goes_on_by_the_same_command(

@@ -1,5 +1,6 @@
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -7,9 +8,16 @@ import torch
 
 from tests.workloads.training.test_loop import a_config
 from tests.workloads.training.tiny import FakeBatches, Listener, NoCheckpoints, tiny_llava
-from workloads.training import Ranks, TorchEngine, TrainingError, choose_parts, train
+from workloads.training import (
+    Ranks,
+    TorchEngine,
+    TrainingError,
+    choose_parts,
+    out_of_memory,
+    train,
+)
 from workloads.training.config import Lora
-from workloads.training.out_of_memory import what_to_turn
+from workloads.training.out_of_memory import advice_on_memory
 
 GIB = 2**30
 
@@ -55,15 +63,25 @@ def test_an_error_that_is_none_of_memory_stays_what_it_is() -> None:
         train(engine, FakeBatches(), config, reporter=Listener(), checkpoints=NoCheckpoints())
 
 
-def knobs(*, can_shard: bool = True, **changes: Any) -> dict[str, float]:
+def fail(advice: AbstractContextManager[None]) -> None:
+    with advice:
+        raise MemoryError
+
+
+def knobs(*, can_shard: bool = True, step: int | None = 1, **changes: Any) -> dict[str, float]:
     """Knob to the estimated GiB, in the order told, of 100 million learning weights on 4 ranks."""
     model = tiny_llava()
     model.requires_grad_(False)
     model.lm_head.weight = torch.nn.Parameter(torch.empty(10**8, device="meta"))
-    text = what_to_turn(
-        model, a_config(**changes), Ranks(size=4), peak_bytes=8 * GIB, can_shard=can_shard
+    advice = advice_on_memory(
+        model, a_config(**changes), Ranks(size=4), can_shard=can_shard, step=step
     )
-    return {name: float(size) for name, size in re.findall(r"`(.+?)` \(about (\S+) GiB\)", text)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(out_of_memory, "peak_memory", lambda _: 8 * GIB)
+        with pytest.raises(TrainingError) as raised:
+            fail(advice)
+    found = re.findall(r"`(.+?)` \(about (\S+) GiB\)", str(raised.value))
+    return {name: float(size) for name, size in found}
 
 
 def test_sharding_frees_what_other_ranks_hold() -> None:
@@ -81,6 +99,11 @@ def test_adapters_free_what_the_language_model_needs_to_learn() -> None:
 def test_a_smaller_micro_batch_divides_the_samples_of_a_rank() -> None:
     found = knobs(global_batch=36, micro_batch=9)
     assert [name for name in found if name.startswith("micro")] == ["micro_batch: 3"]
+
+
+def test_outside_of_a_step_there_are_no_activations_to_save() -> None:
+    found = knobs(step=None, zero_stage=2, global_batch=16)
+    assert set(found) == {"lora: {}", "zero_stage: 3"}
 
 
 def test_plain_torch_is_not_told_to_shard() -> None:
