@@ -22,7 +22,7 @@ import psutil
 from tests.orchestrator.serving.requests import MODEL
 
 KEY = "a-key-that-must-not-be-seen"
-PATIENCE_S = 240.0
+PATIENCE_S = 120.0
 
 
 @dataclass

@@ -214,7 +214,7 @@ def test_the_winner_is_run_with_the_full_budget_and_registered(sweeping: Sweepin
     assert found["retrained"]["run_id"] != found["sweep"]["trials"][0]["run_id"]
     client = MlflowClient(found["places"]["MLflow"])
     version = client.get_model_version_by_alias("digits-mod", "candidate")
-    assert str(version.version) == str(found["retrained"]["registration"]["version"])
+    assert str(version.version) == found["retrained"]["registration"]["version"]
 
 
 @pytest.mark.slow
